@@ -1,0 +1,1 @@
+"""Symmetry in Weight Space: the mathematics behind the chapters, one idea a module."""
