@@ -20,7 +20,9 @@ def stack(networks: list[Mapping[str, Tensor]]) -> Params:
     names = list(networks[0])
     for i, network in enumerate(networks):
         if list(network) != names:
-            raise ValueError(f"network {i} has other parameter names than network 0: a population holds one architecture.")
+            raise ValueError(
+                f"network {i} has other parameter names than network 0: a population holds one architecture."
+            )
     return {name: torch.stack([network[name] for network in networks]) for name in names}
 
 
@@ -38,5 +40,7 @@ def population_size(params: Mapping[str, Tensor]) -> int:
     """P, the common length of every tensor's leading axis; raises ValueError where they differ."""
     sizes = {tensor.shape[0] if tensor.ndim else None for tensor in params.values()}
     if len(sizes) != 1 or None in sizes:
-        raise ValueError(f"the tensors have leading axes {sorted(map(str, sizes))}: a population has one length P on all of them.")
+        raise ValueError(
+            f"the tensors have leading axes {sorted(map(str, sizes))}: a population has one length P on all of them."
+        )
     return sizes.pop()
