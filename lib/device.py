@@ -1,0 +1,29 @@
+"""The one place that chooses a device."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def pick(name: str | None = None) -> torch.device:
+    """The device called ``name`` (``auto``, ``cpu``, ``cuda``, ``mps``); by default what BOOK_DEVICE says, else ``auto``.
+
+    ``auto`` takes CUDA where there is one and the CPU otherwise. MPS is taken only when named: it has no
+    float64, which the canonical forms use. Raises ValueError for an unknown name and RuntimeError for a
+    device that this machine lacks.
+    """
+    name = name or os.environ.get("BOOK_DEVICE", "auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    present = {
+        "cpu": lambda: True,
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    if name not in present:
+        raise ValueError(f"there is no device called {name!r}: choose one of auto, {', '.join(present)}.")
+    if not present[name]():
+        raise RuntimeError(f"this machine has no {name} device: use --device auto, or --device cpu.")
+    return torch.device(name)
