@@ -98,7 +98,7 @@ def _make(entry: dict) -> None:
 def _write(path: Path, arrays: Arrays, entry: dict, split: str) -> None:
     if digest(arrays) != entry["arrays_sha256"][split]:
         raise CorruptData(
-            f"the {split} frames made from {entry['archive']} are not the registry's; none was kept."
+            f"the {split} frames made from {entry['archive']} are not the registry's; they were not kept."
         )
     part = path.with_suffix(".part")
     with part.open("wb") as file:

@@ -102,9 +102,8 @@ def parse_idx(packed: bytes) -> np.ndarray:
 
 def _cifar10(name: str, split: str | None, draw: int) -> Read:
     parts = published(name, split, draw, ("train", "test"))
-    mosaics = all(
-        (found := find(file.path)) and found[1] == "BOOK_DATA" for file in files(name, "local").values()
-    )
+    places = [find(file.path) for file in files(name, "local").values()]
+    mosaics = bool(places) and all(place and place[1] == "BOOK_DATA" for place in places)
     images, labels, source = (_cifar_mosaics if mosaics else _cifar_archive)(name, parts)
     return np.concatenate(images), np.concatenate(labels).astype(np.int64), source
 

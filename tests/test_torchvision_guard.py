@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from lib.torchvision_guard import import_torchvision, stubbed
+
 MISMATCHED = """
 try:
     import torchvision
@@ -93,6 +95,13 @@ import_torchvision()
 print(stubbed())
 """
     assert python(code).strip() == "()"
+
+
+def test_it_works_in_a_process_that_runs_on(build):
+    """Here, under the tests' own type checking, and after whatever other tests imported."""
+    assert import_torchvision().models.resnet18
+    assert set(stubbed()) <= {"nms", "qnms"}
+    assert bool(stubbed()) == (build == "mismatched")
 
 
 def test_importing_the_guard_imports_no_torchvision():
