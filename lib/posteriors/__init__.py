@@ -1,0 +1,1 @@
+"""Approximate posteriors, one method a module, each returning parameter samples in the population layout."""

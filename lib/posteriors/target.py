@@ -1,0 +1,126 @@
+"""The log posterior of a network, up to a constant, for many parameter vectors at once.
+
+A target is a function from positions (C, D) to the log densities (C,) and their gradients (C, D). Positions are the
+network's parameters laid end to end in the order of ``state_dict()``; `ravel` and `unravel` go there and back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from lib.params import Params
+
+Target = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def ravel(params: Params) -> Float[Tensor, "C D"]:
+    """The tensors of a population laid end to end, one row a member."""
+    return torch.cat([tensor.flatten(1) for tensor in params.values()], dim=1)
+
+
+def unravel(positions: Float[Tensor, "*batch D"], net: nn.Module) -> Params:
+    """The inverse of `ravel` for the parameters of ``net``; any leading axes are kept."""
+    params, start = {}, 0
+    for name, tensor in net.named_parameters():
+        end = start + tensor.numel()
+        params[name] = positions[..., start:end].unflatten(-1, tensor.shape or (1,))
+        start = end
+    if start != positions.shape[-1]:
+        raise ValueError(
+            f"positions have {positions.shape[-1]} coordinates, but the network has {start} parameters."
+        )
+    return params
+
+
+def outputs_of(
+    net: nn.Module, positions: Float[Tensor, "C D"], inputs: Float[Tensor, "n d"]
+) -> Float[Tensor, "C n outputs"]:
+    """The outputs of the C networks at ``positions`` on the same inputs."""
+    return vmap(lambda params: functional_call(net, params, (inputs,)))(unravel(positions, net))
+
+
+def bernoulli(
+    outputs: Float[Tensor, "C n 1"], targets: Float[Tensor, " n"]
+) -> tuple[Float[Tensor, " C"], Float[Tensor, "C n 1"]]:
+    """Log-likelihood of labels 0/1 under the logits ``outputs``, summed over n, and its gradient in the outputs."""
+    logits = outputs.squeeze(-1)
+    tail = torch.exp(-logits.abs())
+    value = targets * logits - logits.clamp_min(0) - torch.log1p(tail)
+    probability = torch.where(logits >= 0, 1 / (1 + tail), tail / (1 + tail))
+    return value.sum(1), (targets - probability)[..., None]
+
+
+def gaussian(
+    outputs: Float[Tensor, "C n k"], targets: Float[Tensor, "n k"]
+) -> tuple[Float[Tensor, " C"], Float[Tensor, "C n k"]]:
+    """Log-likelihood of targets with unit noise, summed over n and k, and its gradient in the outputs."""
+    residual = targets - outputs
+    constant = 0.5 * targets.numel() * math.log(2 * math.pi)
+    return -0.5 * (residual**2).sum((1, 2)) - constant, residual
+
+
+def log_posterior(
+    net: nn.Module, inputs: Float[Tensor, "n d"], targets: Tensor, *, sigma: float, log_likelihood=bernoulli
+) -> Target:
+    """Target of the posterior p(θ | data) ∝ p(data | θ) N(θ; 0, sigma² I) over all parameters of ``net``.
+
+    Networks that are a chain of Linear and ReLU take gradients by stacked matrix products, others by autograd.
+    Raises ValueError for sigma <= 0: a prior of zero variance leaves nothing to sample.
+    """
+    if not sigma > 0:
+        raise ValueError(f"the prior's sigma is {sigma}: it must be positive.")
+    chain = isinstance(net, nn.Sequential) and all(isinstance(layer, nn.Linear | nn.ReLU) for layer in net)
+    gradient = _chain_gradient if chain else _autograd_gradient
+    constant = sum(p.numel() for p in net.parameters()) * math.log(sigma * math.sqrt(2 * math.pi))
+
+    def target(positions: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = gradient(net, positions, inputs, lambda outputs: log_likelihood(outputs, targets))
+        pull = positions / sigma**2
+        return value - 0.5 * (positions * pull).sum(1) - constant, slope - pull
+
+    return target
+
+
+def _autograd_gradient(net: nn.Module, positions: Tensor, inputs: Tensor, log_likelihood):
+    with torch.enable_grad():
+        leaf = positions.detach().requires_grad_()
+        outputs = outputs_of(net, leaf, inputs)
+        value, slope = log_likelihood(outputs.detach())
+        (gradient,) = torch.autograd.grad(outputs, leaf, slope)
+    return value, gradient
+
+
+def _chain_gradient(net: nn.Sequential, positions: Tensor, inputs: Tensor, log_likelihood):
+    """Back-propagation through Linear and ReLU, units before examples: activations are (C, units, n)."""
+    params = unravel(positions, net)
+    activations = [inputs.T]
+    for name, layer in net.named_children():
+        below = activations[-1]
+        if isinstance(layer, nn.Linear):
+            above = params[f"{name}.weight"] @ below
+            if layer.bias is not None:
+                above += params[f"{name}.bias"][..., None]
+        else:
+            above = below.clamp_min(0)
+        activations.append(above)
+
+    value, slope = log_likelihood(activations.pop().mT)
+    slope = slope.mT  # (C, outputs, n)
+    gradients = {}
+    for name, layer in reversed(list(net.named_children())):
+        below = activations.pop()
+        if isinstance(layer, nn.Linear):
+            gradients[f"{name}.weight"] = slope @ below.mT
+            if layer.bias is not None:
+                gradients[f"{name}.bias"] = slope.sum(-1)
+            if activations:
+                slope = params[f"{name}.weight"].mT @ slope
+        else:
+            slope = slope * (below > 0)
+    return value, ravel({name: gradients[name] for name in params})
