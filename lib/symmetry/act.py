@@ -155,6 +155,11 @@ def members_of(params: Mapping[str, Tensor], symmetries: Symmetries) -> int | No
     return members
 
 
+def precise(tensor: Tensor) -> Tensor:
+    """Float64, on the tensor's device where that has float64 (Apple's GPU has not)."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
 def _check_elements(elements: Sequence[Tensor], sizes: list[int], labels: list[str], what: str) -> None:
     if len(elements) != len(sizes):
         raise ValueError(
@@ -231,11 +236,11 @@ def _multiply(tensor: Tensor, place: Place, log_scale: Tensor) -> Tensor:
         rows = place.rows.to(tensor.device)
         whole = Place(place.name, place.axis, place.index, exponent=place.exponent)
         return tensor.index_copy(1, rows, _multiply(tensor[:, rows], whole, log_scale))
-    index, log_scale = place.index.to(tensor.device), log_scale.to(tensor.device)
-    axis = place.axis + 1
+    axis, log_scale = place.axis + 1, precise(log_scale)
     factor = log_scale.new_ones(len(log_scale), tensor.shape[axis])
-    factor[:, index.flatten()] = (place.exponent * log_scale).exp().repeat_interleave(index.shape[1], dim=1)
-    return tensor * _along(factor.to(tensor.dtype), axis, tensor.ndim)
+    entries = (place.exponent * log_scale).exp().repeat_interleave(place.index.shape[1], dim=1)
+    factor[:, place.index.flatten().to(factor.device)] = entries
+    return tensor * _along(factor.to(tensor.dtype).to(tensor.device), axis, tensor.ndim)
 
 
 def _along(vector: Tensor, axis: int, ndim: int) -> Tensor:

@@ -180,6 +180,27 @@ def residual() -> tuple[nn.Module, Symmetries]:
     return net, Symmetries(groups, freedoms, shapes_of(net))
 
 
+class Loop(nn.Module):
+    """A residual stream whose block writes to it what it has read from it, in one layer: a freedom feeds itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Linear(4, 5), nn.Linear(5, 5, bias=False), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.head((x + self.block(x)).relu())
+
+
+def loop() -> tuple[nn.Module, Symmetries]:
+    net = Loop().double()
+    incoming = [Place(name, 0, units(5)) for name in ("stem.weight", "stem.bias", "block.weight")]
+    group, freedom = both(
+        5, "stem", incoming, [Place(f"{name}.weight", 1, units(5)) for name in ("block", "head")]
+    )
+    return net, Symmetries((group,), (freedom,), shapes_of(net))
+
+
 def batch_norm(eps: float = 0.0) -> tuple[nn.Module, Symmetries]:
     """Linear → BatchNorm → ReLU → Linear, in evaluation mode: a normalised and an affine freedom."""
     net = (
@@ -236,12 +257,20 @@ def population(net: nn.Module, members: int, seed: int) -> Params:
     return stack([{name: draw(name, tensor) for name, tensor in single.items()} for _ in range(members)])
 
 
-INPUTS = {"mlp": (6,), "optumnist": (1, 28, 28), "two_grouped": (1, 12), "residual": (4,), "batch_norm": (4,)}
+INPUTS = {
+    "mlp": (6,),
+    "optumnist": (1, 28, 28),
+    "two_grouped": (1, 12),
+    "residual": (4,),
+    "loop": (4,),
+    "batch_norm": (4,),
+}
 BUILDERS = {
     "mlp": lambda: mlp(6, 5, 4, 3),
     "optumnist": optumnist,
     "two_grouped": two_grouped,
     "residual": residual,
+    "loop": loop,
     "batch_norm": batch_norm,
 }
 
