@@ -98,7 +98,7 @@ def write_kernel(jupyter, python):
     folder = jupyter / "kernels" / KERNEL
     folder.mkdir(parents=True, exist_ok=True)
     description = {
-        "argv": [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "argv": [str(python), "-m", "ipykernel_launcher", "--log-level=CRITICAL", "-f", "{connection_file}"],
         "display_name": "Symmetry in Weight Space",
         "language": "python",
     }
