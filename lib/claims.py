@@ -35,6 +35,7 @@ __all__ = [
 OUT_OF_REACH = "out of reach here"
 VERDICTS = (CONFIRMED, NOT_CONFIRMED, UNRESOLVED, OUT_OF_REACH)
 _SHOWS = {"quick": "A quick run can show a sign and an order, not a size.", "full": ""}
+_EXACT = "An exact check: size plays no part in it."
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Verdict:
     """What one run of one profile says about one claim.
 
     ``value`` and ``interval`` are the headline condition's number in its deciding cell (for *all cells*: the least
-    favourable one); ``findings`` holds every condition, ``measurements`` what they were judged on.
+    favourable one); ``label`` says what it is and ``shows`` what the profile can and cannot show; ``findings`` holds
+    every condition, ``measurements`` what they were judged on.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Verdict:
     note: str
     profile: str = ""
     label: str = ""
+    shows: str = ""
     findings: tuple[Finding, ...] = ()
     measurements: tuple[Measurement, ...] = ()
 
@@ -77,7 +80,7 @@ class Verdict:
         text += "."
         if self.verdict != CONFIRMED:
             text += f" Reason: {self.note}."
-        return " ".join(part for part in (text, f"Scope: {self.scope}", _SHOWS[self.profile]) if part)
+        return " ".join(part for part in (text, f"Scope: {self.scope}", self.shows) if part)
 
 
 def judge(
@@ -112,6 +115,7 @@ def judge(
         (head.low, head.high),
         note="; ".join(_because(verdict, findings)),
         label=claim.measures[head.condition.measure],
+        shows=_EXACT if claim.chance(profile) == 0 else _SHOWS[profile],
         findings=findings,
         measurements=mine,
         **fixed,

@@ -1,0 +1,169 @@
+"""The verdicts as pages: the table on the front page and the scoreboard, from the ledger and the result files alone.
+
+A verdict is always a symbol and a word, never a colour. A claim without a result is in plain sight as not yet measured;
+a full run made with other code is stamped stale; a verdict that today's ledger would not give is marked as such.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lib.claims import CONFIRMED, OUT_OF_REACH, VERDICTS
+from lib.ledger import CHAPTERS, Claim, ledger
+from lib.results import NOT_MEASURED, SYMBOLS, cell, digest_now, full_cell, judged_again, load
+from lib.rules import PROFILES
+from lib.table import Table, markdown
+
+RULE_CHANGED = "judged under an earlier rule: run it again"
+
+
+class Board:
+    """The ledger with every result file there is, read once."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.claims = dict(sorted(ledger().items(), key=lambda item: _order(item[1])))
+        chapters = dict.fromkeys(claim.chapter for claim in self.claims.values())
+        self.results = {(c, p): load(c, p, root) for c in chapters for p in PROFILES}
+        self.now = {c: digest_now(c, "full", root) for c in chapters if self.results[c, "full"]}
+        self.again = {key: judged_again(result) for key, result in self.results.items() if result}
+
+    def entry(self, claim: Claim, profile: str) -> dict | None:
+        """What one profile's run recorded about a claim, None where nothing did."""
+        result = self.results[claim.chapter, profile]
+        found = (entry for entry in (result or {"claims": ()})["claims"] if entry["id"] == claim.id)
+        return next(found, None)
+
+    def cell(self, claim: Claim, profile: str) -> str:
+        """A claim's verdict in one profile as a short text, with stamps where it is stale or its rule has changed."""
+        entry = self.entry(claim, profile)
+        if profile == "quick" or entry is None:
+            text = cell(entry)
+        else:
+            text = full_cell(self.results[claim.chapter, "full"], claim.id, self.now[claim.chapter])
+        return f"{text} ({RULE_CHANGED})" if entry is not None and self.outdated(claim, profile) else text
+
+    def outdated(self, claim: Claim, profile: str) -> bool:
+        """Whether today's ledger gives another verdict on the recorded measurements than the run gave."""
+        entry, again = self.entry(claim, profile), self.again[claim.chapter, profile]
+        return entry is not None and again[claim.id].verdict != entry["verdict"]
+
+    def counts(self, claims: Sequence[Claim], profile: str) -> Counter:
+        """How many of some claims have which verdict in one profile."""
+        entries = (self.entry(claim, profile) for claim in claims)
+        return Counter(NOT_MEASURED if entry is None else entry["verdict"] for entry in entries)
+
+
+def verdicts_markdown(root: Path | None = None) -> str:
+    """The front page's table: every claim measured so far with its verdicts, and how many are not."""
+    board = Board(root)
+    measured = [c for c in board.claims.values() if any(board.entry(c, p) for p in PROFILES)]
+    rows = [
+        (f"{claim.id} {claim.statement}", *(_short(board.entry(claim, p)) for p in PROFILES))
+        for claim in measured
+    ]
+    missing = len(board.claims) - len(measured)
+    text = (
+        f"{missing} of the {len(board.claims)} claims in the ledger are not yet measured in either profile."
+    )
+    if not rows:
+        return text + "\n"
+    return f"{Table(('Claim', 'Quick', 'Full (GPU)'), rows).markdown()}\n\n{text}\n"
+
+
+def scoreboard_markdown(root: Path | None = None) -> str:
+    """The scoreboard: counts, what chance alone would confirm, then every claim with figure, verdicts, rule and scope."""
+    board = Board(root)
+    papers = {
+        number: [claim for claim in board.claims.values() if claim.paper == number]
+        for number in sorted({claim.paper for claim in board.claims.values()})
+    }
+    blocks = [_counts(board, papers), *(_chance(board, profile) for profile in PROFILES)]
+    for number, claims in papers.items():
+        blocks += [f"## {_title(number)}", _verdict_table(board, claims)]
+        blocks += [_details(claim) for claim in claims]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _counts(board: Board, papers: Mapping[int, list[Claim]]) -> str:
+    names = (*VERDICTS, NOT_MEASURED)
+    rows = []
+    for number, claims in [*papers.items(), (-1, list(board.claims.values()))]:
+        for profile in PROFILES:
+            counts = board.counts(claims, profile)
+            title = "All" if number < 0 else f"Paper {number}" if number else _title(number)
+            rows.append((f"{title}, {profile}", *(str(counts[name]) for name in names)))
+    columns = ("Claims", *(f"{SYMBOLS.get(name, '…')} {name}" for name in names))
+    return Table(columns, rows).markdown()
+
+
+def _chance(board: Board, profile: str) -> str:
+    """How many confirmations chance alone would give, beside how many there are."""
+    judged = [
+        claim
+        for claim in board.claims.values()
+        if (entry := board.entry(claim, profile)) is not None and entry["verdict"] != OUT_OF_REACH
+    ]
+    if not judged:
+        return f"**{profile.capitalize()}**: no claim has been judged yet."
+    confirmed = board.counts(judged, profile)[CONFIRMED]
+    expected = sum(claim.chance(profile) for claim in judged)
+    exact = sum(claim.chance(profile) == 0 for claim in judged)
+    pilots = sum(claim.pilot for claim in judged)
+    return (
+        f"**{profile.capitalize()}**: {confirmed} of {len(judged)} judged claims are confirmed. Were there no effect behind any "
+        f"of them, chance alone would confirm at most {expected:.2g} on average. Exact checks, which chance does not pass: "
+        f"{exact}. Rules that a pilot has shaped: {pilots}."
+    )
+
+
+def _verdict_table(board: Board, claims: Sequence[Claim]) -> str:
+    rows = [
+        (f"{claim.id} {claim.statement}", _figure(claim), *(board.cell(claim, p) for p in PROFILES))
+        for claim in claims
+    ]
+    return Table(("Claim", "Paper", "Quick", "Full (GPU)"), rows).markdown()
+
+
+def _details(claim: Claim) -> str:
+    """Everything that decides about a claim, folded away under its id."""
+    names = {part for profile in PROFILES for part in claim.measures if part in claim.describe(profile)}
+    lines = [
+        f"Source: {markdown(claim.source)}{'; the book’s own question' if claim.ours else ''}",
+        f"Owner chapter: {claim.chapter}",
+        f"Measured: {markdown(claim.metric)}",
+        *(f"`{name}`: {markdown(label)}" for name, label in claim.measures.items() if name in names),
+        *(f"Confirmed in {p} if {claim.describe(p)}" for p in PROFILES if p not in claim.out_of_reach),
+        *(
+            f"May be out of reach in {p}: {markdown(reason)}; if measured, confirmed if {claim.describe(p)}"
+            for p, reason in claim.out_of_reach.items()
+        ),
+        f"Why this rule: {markdown(claim.why)}" if claim.why else "",
+        "A pilot in the notes shaped this rule; seeds differ from the pilot's" if claim.pilot else "",
+        *(f"Changed: {markdown(change)}" for change in claim.changed),
+        *(f"Scope of {p}: {markdown(claim.scope[p])}" for p in PROFILES),
+        f"Sentences of the popular article: {', '.join(claim.article)}" if claim.article else "",
+    ]
+    body = "\n".join(f"- {line}" for line in lines if line)
+    return f"````{{dropdown}} {claim.id}: rule, sizes, scope\n{body}\n````"
+
+
+def _short(entry: Mapping | None) -> str:
+    return NOT_MEASURED if entry is None else f"{SYMBOLS[entry['verdict']]} {entry['verdict']}"
+
+
+def _figure(claim: Claim) -> str:
+    return claim.figure if claim.mark == "none" else f"{claim.figure} [{claim.mark}]"
+
+
+def _order(claim: Claim) -> tuple:
+    """Papers in order, in each its claims by number, then the book's own."""
+    letter, number, suffix = re.fullmatch(r".*-([A-Z])(\d+)(b?)", claim.id).groups()
+    return claim.paper or 9, claim.ours, letter, int(number), suffix
+
+
+def _title(number: int) -> str:
+    name = next(title for paper, title in CHAPTERS.values() if paper == number)
+    return f"Paper {number}: {name}" if number else name
