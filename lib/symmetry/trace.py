@@ -148,7 +148,7 @@ class Trace(TorchFunctionMode):
         if id(x) not in self._weights:
             self.refuse("it uses a tensor of unknown origin: neither a parameter nor made in forward.")
         weight = self._weights[id(x)][1]
-        if weight.index is None:
+        if weight.computed:
             self.refuse(
                 f"it uses a tensor computed from the parameter {weight.name!r}, not the parameter itself."
             )
