@@ -1,0 +1,394 @@
+"""Thousands of independent networks at once: initialise, train, predict, evaluate.
+
+Every random draw is a counter-based function of (seed, member, purpose, step), so a member is the same network in any
+population.  Perceptrons take the hand-written passes of ``lib.dense``; any other module takes ``lib.vmapped``.
+
+On a CPU the members are trained in chunks that fit the cache, one thread a chunk.  Chunks and threads change no bit of a
+perceptron's result; for other modules, members agree across populations up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int64, Shaped
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from . import archive, losses
+from .dense import Dense
+from .params import Params, population_size, select
+from .randomness import permutation, uniform
+from .recipe import Recipe
+from .vmapped import UnsupportedTraining, Vmapped
+
+CACHE = 2 << 20  # bytes that the members of a chunk touch in one step, on a CPU
+MEMORY = 2 << 30  # the same, on an accelerator
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+
+
+@dataclass(frozen=True)
+class Population:
+    """Trained members: ``params`` with a leading axis P, and what is known of each member.
+
+    ``loss`` is the mean training loss over the last epoch, each batch before its step; NaN for a member that diverged.
+    ``diverged_at`` is the step (from 0) whose loss or update was the first not to be finite, or -1; such a member's
+    parameters are those before that step.
+    """
+
+    params: Params
+    members: Int64[Tensor, " P"]
+    seed: int
+    recipe: Recipe
+    loss: Float[Tensor, " P"]
+    diverged_at: Int64[Tensor, " P"]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __repr__(self) -> str:
+        diverged = int((self.diverged_at >= 0).sum())
+        return (
+            f"Population of {len(self)} networks, seed {self.seed}, {self.recipe.epochs} epochs, "
+            f"median loss {float(self.loss.nanmedian()):.4g}, {diverged} diverged"
+        )
+
+    @property
+    def finite(self) -> Bool[Tensor, " P"]:
+        """Which members never diverged."""
+        return self.diverged_at < 0
+
+    def where(self, keep: Shaped[Tensor, " K"]) -> Population:
+        """The sub-population at ``keep``: indices or a boolean mask."""
+        return Population(
+            select(self.params, keep),
+            self.members[keep],
+            self.seed,
+            self.recipe,
+            self.loss[keep],
+            self.diverged_at[keep],
+        )
+
+
+def initial(net: nn.Module, members: int | range | Tensor, seed: int) -> Params:
+    """PyTorch's default initial distributions, drawn by counter, on the device of ``members``.
+
+    Linear and convolution weights and biases are uniform on ±1/√fan_in (what ``kaiming_uniform_(a=√5)`` comes to), norm
+    layers start at scale 1 and shift 0, buffers as in ``net``.  Raises UnsupportedTraining, with its name, for any other
+    layer that owns parameters.
+    """
+    members = member_ids(members)
+    params = {}
+    for prefix, layer in net.named_modules():
+        own = dict(layer.named_parameters(prefix, recurse=False))
+        if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)) and not getattr(
+            layer, "transposed", False
+        ):
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            for name, parameter in own.items():
+                draw = uniform(seed, members, f"initial/{name}", 0, tuple(parameter.shape), parameter.dtype)
+                params[name] = (2 * draw - 1) * bound
+        elif isinstance(layer, NORMS):
+            for name, parameter in own.items():
+                value = 1.0 if name.endswith("weight") else 0.0
+                shape = (len(members), *parameter.shape)
+                params[name] = torch.full(shape, value, dtype=parameter.dtype, device=members.device)
+        elif own:
+            raise UnsupportedTraining(
+                f"layer {prefix!r} ({type(layer).__name__}) has no known initial distribution here: "
+                "pass initial parameters with start=."
+            )
+    for name, tensor in net.state_dict().items():
+        if name not in params:
+            params[name] = tensor.to(members.device).expand(len(members), *tensor.shape).clone()
+    return {name: params[name] for name in net.state_dict()}
+
+
+def member_ids(members: int | range | Tensor) -> Int64[Tensor, " P"]:
+    """Members as distinct int64 ids: a number P means 0 … P-1."""
+    if not isinstance(members, Tensor):
+        members = (
+            torch.arange(members)
+            if isinstance(members, int)
+            else torch.tensor(list(members), dtype=torch.int64)
+        )
+    if members.ndim != 1 or len(members) == 0 or members.is_floating_point():
+        raise ValueError(
+            f"members must be a number, a range or a 1-d tensor of ids, at least one: got {members}."
+        )
+    if len(torch.unique(members)) != len(members) or int(members.min()) < 0:
+        raise ValueError(
+            "member ids must be distinct and not negative: a member occurs once in a population."
+        )
+    return members.long()
+
+
+def train(
+    net: nn.Module,
+    inputs: Shaped[Tensor, "N ..."],
+    targets: Shaped[Tensor, "N ..."],
+    recipe: Recipe,
+    *,
+    members: int | range | Tensor,
+    seed: int,
+    device: str | torch.device = "cpu",
+    start: Params | None = None,
+    progress: bool = False,
+    checkpoint: str | Path | None = None,
+    every: float | int = 60,
+    fast: bool = True,
+) -> Population:
+    """Train every member by ``recipe`` on the same examples, each in its own random order.
+
+    ``start`` gives initial parameters (P, ...) in place of ``initial``.  With ``checkpoint``, the state is written to
+    that file (atomically) after an epoch whenever ``every`` seconds have passed, and a run that finds such a file goes on
+    from it, with the same bits on one CPU as a run that was never stopped; the file is removed at the end.
+    ``fast=False`` takes the generic path for a perceptron too.  Raises UnsupportedTraining with the layer's name.
+    """
+    device, ids = torch.device(device), member_ids(members).cpu()
+    n = len(inputs)
+    if len(targets) != n:
+        raise ValueError(f"{n} inputs and {len(targets)} targets: there must be one target for each input.")
+    model = Dense.recognise(net, recipe.loss) if fast else None
+    model = model or Vmapped(net, recipe.loss, seed, inputs, device)
+    targets = losses.as_targets(recipe.loss, targets, model.outputs, model.dtype).to(device)
+    run = _Run(model, recipe, seed, model.table(inputs.to(device)), targets, recipe.steps_per_epoch(n))
+    sizes = {
+        min(recipe.batch_size, n),
+        n - (run.steps - 1) * recipe.batch_size if not recipe.drop_last else n,
+    }
+    slots, place = arrange(ids, model.lanes(sizes & set(range(recipe.batch_size + 1))))
+
+    if start is None:
+        weights = model.pack(initial(net, slots.to(device), seed))
+    else:
+        filled = torch.zeros(len(slots), dtype=torch.int64).index_copy(0, place, torch.arange(len(ids)))
+        weights = model.pack(
+            {name: start[name].detach()[filled.to(start[name].device)].to(device) for name in start}
+        )
+    state = _State(
+        weights,
+        recipe.moments(weights),
+        torch.full((len(slots),), torch.nan, dtype=torch.float64, device=device),
+        torch.full((len(slots),), -1, device=device),
+    )
+    print_of_run = archive.fingerprint(recipe.to_dict(), seed, slots, weights, inputs, targets)
+    epochs_done = archive.restore(checkpoint, print_of_run, state.tensors()) if checkpoint else 0
+
+    with _workers(device, isinstance(model, Dense)) as (workers, each):
+        chunks = _chunks(
+            len(slots), model.bytes_per_member(recipe.batch_size), model.lanes(sizes), device, workers
+        )
+        parts = [state.part(chunk) for chunk in chunks]
+        ids_of = [slots[chunk].to(device) for chunk in chunks]
+        bar = _bar(progress, (recipe.epochs - epochs_done) * len(chunks))
+        saved = time.monotonic()
+        for epoch in range(epochs_done, recipe.epochs):
+            for _ in each(lambda job, epoch=epoch: run.epoch(*job, epoch), zip(parts, ids_of, strict=True)):
+                bar.update()
+            if checkpoint and time.monotonic() - saved >= every:
+                archive.store(checkpoint, print_of_run, epoch + 1, state.tensors())
+                saved = time.monotonic()
+        bar.close()
+    if checkpoint:
+        Path(checkpoint).unlink(missing_ok=True)
+    here = place.to(device)
+    return Population(
+        model.unpack([weight[here] for weight in state.weights]),
+        ids.to(device),
+        seed,
+        recipe,
+        state.loss[here].to(model.dtype),
+        state.diverged_at[here],
+    )
+
+
+def arrange(members: Int64[Tensor, " P"], lanes: int) -> tuple[Int64[Tensor, " S"], Int64[Tensor, " P"]]:
+    """Slots for members such that slot ≡ member modulo ``lanes``, whole rows of lanes: (member in each slot, slot of each).
+
+    Slots that no member needs train a member of the right residue, and nobody looks.
+    """
+    lane = members % lanes
+    rank = torch.zeros_like(members)
+    order = torch.argsort(lane, stable=True)
+    sorted_lane = lane[order]
+    first = torch.searchsorted(sorted_lane, sorted_lane)
+    rank[order] = torch.arange(len(members)) - first
+    place = rank * lanes + lane
+    slots = torch.arange((int(rank.max()) + 1) * lanes)
+    slots[place] = members
+    return slots, place
+
+
+@dataclass
+class _State:
+    weights: list[Tensor]
+    moments: list[list[Tensor]]
+    loss: Tensor
+    diverged_at: Tensor
+
+    def part(self, chunk: slice) -> _State:
+        """Views of the members of a chunk: training them trains these."""
+        moments = [[tensor[chunk] for tensor in moment] for moment in self.moments]
+        return _State([w[chunk] for w in self.weights], moments, self.loss[chunk], self.diverged_at[chunk])
+
+    def copy(self) -> _State:
+        moments = [[tensor.clone() for tensor in moment] for moment in self.moments]
+        return _State([w.clone() for w in self.weights], moments, self.loss.clone(), self.diverged_at.clone())
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = {f"weights/{i}": tensor for i, tensor in enumerate(self.weights)}
+        for k, moment in enumerate(self.moments):
+            named |= {f"moments/{k}/{i}": tensor for i, tensor in enumerate(moment)}
+        return named | {"loss": self.loss, "diverged_at": self.diverged_at}
+
+    def finite(self) -> Tensor:
+        """Which members have finite weights."""
+        return torch.stack([weight.isfinite().flatten(1).all(dim=1) for weight in self.weights]).all(dim=0)
+
+    def put_back(self, which: Tensor, earlier: _State) -> None:
+        """Give the members ``which`` their earlier weights."""
+        for weight, old in zip(self.weights, earlier.weights, strict=True):
+            weight.copy_(torch.where(which.view(-1, *[1] * (weight.ndim - 1)), old, weight))
+
+
+@dataclass(frozen=True)
+class _Run:
+    model: Dense | Vmapped
+    recipe: Recipe
+    seed: int
+    table: Tensor
+    targets: Tensor
+    steps: int
+
+    def walk(
+        self, state: _State, members: Tensor, epoch: int, want_losses: bool
+    ) -> Iterator[tuple[int, Tensor | None]]:
+        """The steps of one epoch, in place: yields each step's number and its losses (C, B) before the step."""
+        batch = self.recipe.batch_size
+        order = permutation(self.seed, members, "order", epoch, len(self.table))
+        steps = {}
+        for k, rows in enumerate(order.split(batch, dim=1)[: self.steps]):
+            size, number = rows.shape[1], epoch * self.steps + k
+            if size not in steps:
+                steps[size] = self.model.step(state.weights, size)
+            gradients, values = steps[size].gradients(
+                self.table, self.targets, rows, want_losses, members, number
+            )
+            rate = self.recipe.rate(number, self.steps)
+            self.recipe.update(state.weights, gradients, state.moments, number, rate)
+            yield number, values
+
+    def epoch(self, state: _State, members: Tensor, epoch: int) -> None:
+        """One epoch of a chunk; members that diverge in it are found at its end, and traced by walking it again."""
+        last = epoch == self.recipe.epochs - 1
+        before, total, seen = state.copy(), 0.0, 0
+        for _, values in self.walk(state, members, epoch, want_losses=last):
+            if last:
+                total, seen = total + values.sum(dim=1).double(), seen + values.shape[1]
+        finite = state.finite()
+        if last:
+            state.loss.copy_(total / seen)
+            finite &= state.loss.isfinite()
+        if bool(
+            (finite | (state.diverged_at >= 0)).all()
+        ):  # the one synchronisation of an epoch on an accelerator
+            if bool(finite.all()) and not bool((state.diverged_at >= 0).any()):
+                return
+        else:
+            self.trace(before, state, members, epoch)
+        frozen = state.diverged_at >= 0
+        state.put_back(frozen, before)
+        state.loss.masked_fill_(frozen, torch.nan)
+
+    def trace(self, before: _State, state: _State, members: Tensor, epoch: int) -> None:
+        """Find the step at which members of this epoch diverged; ``before`` gets their last finite weights."""
+        replay = before.copy()
+        previous = replay.copy()
+        for step, values in self.walk(replay, members, epoch, want_losses=True):
+            lost = ~(replay.finite() & values.sum(dim=1).isfinite()) & (state.diverged_at < 0)
+            state.diverged_at.masked_fill_(lost, step)
+            before.put_back(lost, previous)
+            previous = replay.copy()
+
+
+def _chunks(slots: int, size: int, lanes: int, device: torch.device, workers: int) -> list[slice]:
+    """Equal shares of the slots, whole rows of lanes each, that fit the cache and keep every worker busy."""
+    rows = slots // lanes
+    fit = max(1, (CACHE if device.type == "cpu" else MEMORY) // (size * lanes))
+    number = min(rows, workers * -(-rows // (fit * workers)))
+    edges = [lanes * (i * rows // number) for i in range(number + 1)]
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+@contextmanager
+def _workers(device: torch.device, single: bool):
+    """(how many, a map over chunks): one single-threaded worker for each of torch's threads, or the plain loop."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or not single:
+        yield 1, map
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield threads, pool.map
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _NoBar:
+    def update(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _bar(show: bool, total: int):
+    if not show:
+        return _NoBar()
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc="training", unit="chunk-epoch", smoothing=0)
+
+
+def predict(net: nn.Module, params: Params, inputs: Shaped[Tensor, "N ..."]) -> Float[Tensor, "P N out"]:
+    """Outputs of every member on the same inputs, in evaluation mode (no dropout, running statistics where kept)."""
+    size = population_size(params)
+    first = next(iter(params.values()))
+    inputs = inputs.to(first.device, next(t.dtype for t in params.values() if t.is_floating_point()))
+    was_training = net.training
+    net.eval()
+    try:
+        one = vmap(lambda member: functional_call(net, member, (inputs,)))
+        rows = max(1, (MEMORY >> 4) // max(1, 4 * inputs.numel()))
+        with torch.no_grad():
+            parts = [one(select(params, slice(i, i + rows))) for i in range(0, size, rows)]
+    finally:
+        net.train(was_training)
+    return torch.cat(parts)
+
+
+def evaluate(
+    net: nn.Module,
+    params: Params,
+    inputs: Shaped[Tensor, "N ..."],
+    targets: Shaped[Tensor, "N ..."],
+    loss: str = "cross_entropy",
+) -> dict[str, Float[Tensor, " P"]]:
+    """Mean loss of every member and, for the two classification losses, its accuracy."""
+    outputs = predict(net, params, inputs)
+    targets = losses.as_targets(loss, targets, outputs.shape[-1], outputs.dtype).to(outputs.device)
+    everyone = targets.expand(len(outputs), *targets.shape)
+    result = {"loss": losses.per_example(loss, outputs, everyone).mean(dim=1)}
+    if loss == "cross_entropy":
+        result["accuracy"] = (outputs.argmax(dim=-1) == targets).to(outputs.dtype).mean(dim=1)
+    elif loss == "binary_cross_entropy":
+        result["accuracy"] = ((outputs > 0) == (targets > 0.5)).to(outputs.dtype).mean(dim=(1, 2))
+    return result
