@@ -1,0 +1,83 @@
+"""The site: Jupyter Book's Sphinx engine over the staged sources, swapped in whole, and packed as one zip."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from lib.chapter import ROOT
+from lib.env import lock_digest, replace_text
+
+ARCHIVE = "symmetry-in-weight-space"
+
+
+class SiteFailed(Exception):
+    """The pages could not be built without a warning; what Sphinx said is on the terminal."""
+
+
+def build(source: Path, html: Path, root: Path = ROOT) -> bool:
+    """Build ``source`` into ``html`` with every warning an error; returns False where nothing had changed.
+
+    A page that left the book leaves no file behind: the site is built beside the old one and takes its place when
+    it is complete. Raises SiteFailed, and leaves the old site as it is, where Sphinx warns.
+    """
+    stamp = html.with_name("site.key")
+    key = site_key(source, root)
+    if (html / "index.html").is_file() and stamp.is_file() and stamp.read_text(encoding="utf-8") == key:
+        return False
+    print("pages: building", flush=True)
+    after, doctrees = html.with_name("html.next"), html.with_name("doctrees")
+    for stale in (after, doctrees):  # a cached page would not repeat its warnings
+        shutil.rmtree(stale, ignore_errors=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    configure = ["-c", "from jupyter_book.cli.main import main; main()", "config", "sphinx", str(source)]
+    sphinx = ["-m", "sphinx", "-n", "-W", "--keep-going", "-q", "-b", "html", "-d", str(doctrees)]
+    made = subprocess.run([sys.executable, *configure], env=environment, capture_output=True, text=True)
+    if made.returncode:
+        raise SiteFailed(f"{made.stdout}{made.stderr}\n_config.yml or _toc.yml cannot be read; see above.")
+    if subprocess.run([sys.executable, *sphinx, str(source), str(after)], env=environment).returncode:
+        raise SiteFailed(f"the pages have warnings, see above. As far as they came: {after}")
+    before = html.with_name("html.before")
+    shutil.rmtree(before, ignore_errors=True)
+    stamp.unlink(missing_ok=True)
+    if html.exists():
+        html.replace(before)
+    after.replace(html)
+    shutil.rmtree(before, ignore_errors=True)
+    replace_text(stamp, key)
+    return True
+
+
+def site_key(source: Path, root: Path) -> str:
+    """sha256 of everything that the pages are made from: staged files, docstrings' sources, the lock."""
+    files = [*source.rglob("*"), *(root / "lib").rglob("*.py"), *(root / "lib" / "assets").rglob("*")]
+    content = hashlib.sha256(lock_digest(root / "requirements.txt").encode())
+    for path in sorted(path for path in files if path.is_file() and path != source / "conf.py"):
+        content.update(f"\0{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return content.hexdigest()
+
+
+def pack(html: Path, target: Path) -> Path:
+    """Write the site as one zip with a single folder in it, to be opened at its index.html; returns the zip.
+
+    The executed notebooks lie in its folder ``notebooks`` too. The same site gives the same bytes.
+    """
+    files = {path.relative_to(html).as_posix(): path for path in html.rglob("*") if path.is_file()}
+    files |= {f"notebooks/{path.name}": path for name, path in files.items() if name.endswith(".ipynb")}
+    files.pop(".buildinfo", None)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, path in sorted(files.items()):
+                entry = zipfile.ZipInfo(f"{ARCHIVE}/{name}")  # dated 1980, whenever it is made
+                entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+                archive.writestr(entry, path.read_bytes())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
