@@ -14,6 +14,7 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def save(
     tables: Mapping | None = None,
     *,
     device: torch.device | str = "cpu",
-    wall_seconds: float | None = None,
+    wall_seconds: float | int | None = None,
     digest: str | None = None,
     root: Path | None = None,
 ) -> Path:
@@ -115,7 +116,7 @@ def judged_again(result: Mapping) -> dict[str, Verdict]:
     """The verdicts that the ledger of today gives on a result file's measurements, by claim."""
     known = ledger()
     return {
-        entry["id"]: judge(entry["id"], result["profile"], [Measurement(**m) for m in entry["measurements"]])
+        entry["id"]: judge(entry["id"], result["profile"], map(_measurement, entry["measurements"]))
         for entry in result["claims"]
         if entry["id"] in known
     }
@@ -209,14 +210,19 @@ def _entry(verdict: Verdict) -> dict:
         "cell": head.cell if head else "",
         "cells": head.cells if head else 0,
         "sentence": verdict.sentence,
-        "measurements": [
-            {
-                key: str(x) if isinstance(x, float) and math.isinf(x) else _plain(x)
-                for key, x in vars(m).items()
-            }
-            for m in verdict.measurements
-        ],
+        "measurements": [_record(measurement) for measurement in verdict.measurements],
     }
+
+
+def _record(measurement: Measurement) -> dict:
+    """A measurement as JSON; an infinite end is kept as text, so that it can be judged again."""
+    infinite = {key for key in ("low", "high") if math.isinf(getattr(measurement, key))}
+    return {key: str(x) if key in infinite else _plain(x) for key, x in vars(measurement).items()}
+
+
+def _measurement(record: Mapping) -> Measurement:
+    ends = {key: float(record[key]) for key in ("low", "high") if record[key] in ("inf", "-inf")}
+    return Measurement(**{**record, **ends})
 
 
 def _plain(x):
@@ -236,7 +242,7 @@ def _plain(x):
     raise TypeError(f"a result file holds numbers, texts, lists and dicts, not {type(x).__name__}: {x!r:.80}")
 
 
-def _provenance(device: torch.device, wall_seconds: float | None, digest: str | None) -> dict:
+def _provenance(device: torch.device, wall_seconds: float | int | None, digest: str | None) -> dict:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "python": platform.python_version(),
@@ -275,13 +281,14 @@ _ENTRY = {
     "note": str,
     "measurements": list,
 }
+_MEASUREMENT = {field.name for field in fields(Measurement)}
 _DOCUMENT = {"chapter": str, "profile": str, "seed": int, "claims": list, "tables": dict, "provenance": dict}
 _PROVENANCE = ("python", "torch", "numpy", "device", "threads", "wall_seconds", "digest", "date", "commit")
 
 
 def _check(document, chapter: str, profile: str, name: str) -> None:
     """Raise ResultsError with a sentence unless ``document`` is the results of this chapter in this profile."""
-    _fields(document, _DOCUMENT, name)
+    _require(document, _DOCUMENT, name)
     if (document["chapter"], document["profile"]) != (chapter, profile):
         told = f"{document['chapter']} in {document['profile']}"
         raise ResultsError(f"{name} should hold {chapter} in {profile}, but says {told}.")
@@ -290,18 +297,22 @@ def _check(document, chapter: str, profile: str, name: str) -> None:
         raise ResultsError(f"{name}: its provenance lacks {', '.join(missing)}.")
     seen = set()
     for i, entry in enumerate(document["claims"]):
-        _fields(entry, _ENTRY, f"{name}, claim {i}")
+        _require(entry, _ENTRY, f"{name}, claim {i}")
         if entry["verdict"] not in VERDICTS:
             raise ResultsError(f"{name}: {entry['id']} has the verdict '{entry['verdict']}', which is none.")
         if entry["id"] in seen:
             raise ResultsError(f"{name}: {entry['id']} stands in it twice.")
         seen.add(entry["id"])
+        if not all(
+            isinstance(record, dict) and set(record) == _MEASUREMENT for record in entry["measurements"]
+        ):
+            raise ResultsError(f"{name}: the measurements of {entry['id']} are not whole.")
         ends = entry["interval"]
         if len(ends) != 2 or not all(isinstance(end, int | float | None) for end in ends):
             raise ResultsError(f"{name}: the interval of {entry['id']} is not two numbers.")
 
 
-def _fields(table, fields: Mapping, name: str) -> None:
+def _require(table, fields: Mapping, name: str) -> None:
     if not isinstance(table, dict):
         raise ResultsError(f"{name} is not a table.")
     for key, kind in fields.items():

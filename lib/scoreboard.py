@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lib.claims import CONFIRMED, OUT_OF_REACH, VERDICTS
 from lib.ledger import CHAPTERS, Claim, ledger
-from lib.results import NOT_MEASURED, SYMBOLS, cell, digest_now, full_cell, judged_again, load
+from lib.results import NOT_MEASURED, SYMBOLS, cell, digest_now, full_cell, judged_again, load, stale
 from lib.rules import PROFILES
 from lib.table import Table, markdown
 
@@ -50,6 +50,15 @@ class Board:
         entry, again = self.entry(claim, profile), self.again[claim.chapter, profile]
         return entry is not None and again[claim.id].verdict != entry["verdict"]
 
+    def word(self, claim: Claim, profile: str) -> str:
+        """A claim's verdict in one profile as symbol and word alone, stamped where its cell is."""
+        entry = self.entry(claim, profile)
+        if entry is None:
+            return NOT_MEASURED
+        old = profile == "full" and stale(self.results[claim.chapter, profile], self.now[claim.chapter])
+        stamp = " (STALE)" if old else " (earlier rule)" if self.outdated(claim, profile) else ""
+        return f"{SYMBOLS[entry['verdict']]} {entry['verdict']}{stamp}"
+
     def counts(self, claims: Sequence[Claim], profile: str) -> Counter:
         """How many of some claims have which verdict in one profile."""
         entries = (self.entry(claim, profile) for claim in claims)
@@ -61,8 +70,7 @@ def verdicts_markdown(root: Path | None = None) -> str:
     board = Board(root)
     measured = [c for c in board.claims.values() if any(board.entry(c, p) for p in PROFILES)]
     rows = [
-        (f"{claim.id} {claim.statement}", *(_short(board.entry(claim, p)) for p in PROFILES))
-        for claim in measured
+        (f"{claim.id} {claim.statement}", *(board.word(claim, p) for p in PROFILES)) for claim in measured
     ]
     missing = len(board.claims) - len(measured)
     text = (
@@ -148,10 +156,6 @@ def _details(claim: Claim) -> str:
     ]
     body = "\n".join(f"- {line}" for line in lines if line)
     return f"````{{dropdown}} {claim.id}: rule, sizes, scope\n{body}\n````"
-
-
-def _short(entry: Mapping | None) -> str:
-    return NOT_MEASURED if entry is None else f"{SYMBOLS[entry['verdict']]} {entry['verdict']}"
 
 
 def _figure(claim: Claim) -> str:

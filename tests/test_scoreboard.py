@@ -1,0 +1,128 @@
+"""The scoreboard shows every claim, measured or not, from ledger and result files alone, as Markdown that parses."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+from markdown_it import MarkdownIt
+
+from lib import claims, results, scoreboard
+from lib.claims import Measurement
+from lib.table import Table
+
+LEDGER = claims.ledger()
+
+
+def tables(text):
+    """Every pipe table of a page, as lists of rows of what a reader sees (the fences around them opened)."""
+    opened = re.sub(r"^````.*$", "", text, flags=re.MULTILINE)
+    found, row = [], None
+    tokens = MarkdownIt("commonmark").enable("table").parse(opened)
+    for token, inside in zip(tokens, [*tokens[1:], None], strict=True):
+        if token.type == "table_open":
+            found.append([])
+        elif token.type == "tr_open":
+            row = []
+            found[-1].append(row)
+        elif token.type in ("td_open", "th_open"):
+            assert all(child.type in ("text", "text_special") for child in inside.children), inside.content
+            row.append("".join(child.content for child in inside.children))
+    return found
+
+
+def publish(root, profile, value=0.0, digest="abc"):
+    cells = [
+        Measurement(measure, c, x, x, x, 20, 3)
+        for measure, x in (("invariance", value), ("broken_scaling", 1.0))
+        for c in sizes(measure).names
+    ]
+    cells.append(Measurement("invariance_float32", "trained", 1e-6, 1e-7, 1e-6, 20, 3))
+    verdict = claims.judge("P1-C1", profile, cells)
+    return results.save("two-neurons", profile, 0, [verdict], root=root, digest=digest)
+
+
+def sizes(measure):
+    parts = LEDGER["P1-C1"].rule.parts
+    return next(part.sizes["quick"] for part in parts if part.measure == measure)
+
+
+def test_with_no_results_every_claim_is_in_plain_sight_as_not_yet_measured(tmp_path):
+    text = scoreboard.scoreboard_markdown(tmp_path)
+    counts, *by_paper = tables(text)
+    shown = {row[0].split()[0]: row for table in by_paper for row in table[1:]}
+    assert set(shown) == set(LEDGER)
+    for claim_id, claim in LEDGER.items():
+        assert shown[claim_id][0] == f"{claim_id} {claim.statement}"
+        assert shown[claim_id][1].startswith(claim.figure)
+        assert shown[claim_id][2:] == ["not yet measured"] * 2
+    assert counts[-1] == ["All, full", "0", "0", "0", "0", str(len(LEDGER))]
+    assert "no claim has been judged yet" in text
+    assert "71 of the 71 claims" in scoreboard.verdicts_markdown(tmp_path)
+
+
+def test_a_figure_carries_its_mark_and_no_figure_says_so(tmp_path):
+    shown = {
+        row[0].split()[0]: row[1]
+        for table in tables(scoreboard.scoreboard_markdown(tmp_path))
+        for row in table
+    }
+    for claim_id, claim in LEDGER.items():
+        assert shown[claim_id].endswith("none available" if claim.mark == "none" else f"[{claim.mark}]")
+
+
+def test_claims_stand_in_the_order_of_their_numbers(tmp_path):
+    first = [row[0].split()[0] for row in tables(scoreboard.scoreboard_markdown(tmp_path))[1][1:]]
+    assert first[:7] == ["P1-C1", "P1-C2", "P1-C3", "P1-C4", "P1-C5", "P1-C5b", "P1-C6"]
+
+
+def test_verdicts_are_symbol_and_word_and_counted_with_what_chance_would_give(tmp_path):
+    publish(tmp_path, "quick")
+    text = scoreboard.scoreboard_markdown(tmp_path)
+    counts, first, *_ = tables(text)
+    assert first[1][2] == "✓ confirmed: 0"
+    assert counts[1] == ["Paper 1, quick", "1", "0", "0", "0", "13"]
+    assert "1 of 1 judged claims are confirmed" in text
+    assert "chance alone would confirm at most 0 on average" in text
+    (front,) = tables(scoreboard.verdicts_markdown(tmp_path))
+    assert front[1] == [f"P1-C1 {LEDGER['P1-C1'].statement}", "✓ confirmed", "not yet measured"]
+    assert "70 of the 71 claims" in scoreboard.verdicts_markdown(tmp_path)
+
+
+def test_a_stale_full_run_is_stamped_and_a_fresh_one_is_not(tmp_path, monkeypatch):
+    publish(tmp_path, "full", value=1.0)
+    monkeypatch.setattr(scoreboard, "digest_now", lambda *_: "abc")
+    assert tables(scoreboard.scoreboard_markdown(tmp_path))[1][1][3] == "✗ not confirmed: 1"
+    monkeypatch.setattr(scoreboard, "digest_now", lambda *_: "new")
+    assert "STALE" in tables(scoreboard.scoreboard_markdown(tmp_path))[1][1][3]
+    assert "STALE" in scoreboard.verdicts_markdown(tmp_path)
+
+
+def test_a_verdict_that_todays_rule_would_not_give_is_marked(tmp_path, monkeypatch):
+    publish(tmp_path, "quick", value=0.5e-9)
+    rule = LEDGER["P1-C1"].rule
+    region = dataclasses.replace(rule.parts[0].region, ends=(1e-12,))
+    parts = (dataclasses.replace(rule.parts[0], region=region), *rule.parts[1:])
+    stricter = LEDGER | {
+        "P1-C1": dataclasses.replace(LEDGER["P1-C1"], rule=dataclasses.replace(rule, parts=parts))
+    }
+    assert "earlier rule" not in scoreboard.scoreboard_markdown(tmp_path)
+    monkeypatch.setattr("lib.claims._ledger", lambda: stricter)
+    assert "judged under an earlier rule" in tables(scoreboard.scoreboard_markdown(tmp_path))[1][1][2]
+
+
+def test_each_claim_unfolds_into_its_rule_and_scope(tmp_path):
+    text = scoreboard.scoreboard_markdown(tmp_path)
+    for claim_id, claim in LEDGER.items():
+        assert text.count(f"````{{dropdown}} {claim_id}: rule, sizes, scope\n") == 1
+        assert claim.describe("quick") in text
+    assert text.count("May be out of reach in quick") == 4
+
+
+@pytest.mark.parametrize(
+    "text", ["a | b", "d*/2 * h*", "<b>[x](y) #1 $5 `c` {name}`x` a_b_ ~~c~~ \\", "two\nlines"]
+)
+def test_no_text_of_the_ledger_is_taken_for_markup(text):
+    (table,) = tables(Table(("title", "text"), [("row", text)]).markdown())
+    assert table[1] == ["row", " ".join(text.split())]
