@@ -11,6 +11,8 @@ from lib.symmetry.act import (
     random_permutations,
     rescale,
 )
+from lib.symmetry.canonical import Canonical, canonical_form, canonicalize
+from lib.symmetry.find import UnsupportedNetwork, VerificationError, find_symmetries
 from lib.symmetry.mass import (
     LogScaleObjective,
     MinMass,
@@ -22,6 +24,7 @@ from lib.symmetry.mass import (
 from lib.symmetry.structure import Kind, PermutationGroup, Place, ScaleFreedom, Symmetries, Verification
 
 __all__ = [
+    "Canonical",
     "Kind",
     "LogScaleObjective",
     "MinMass",
@@ -30,9 +33,14 @@ __all__ = [
     "ScaleFreedom",
     "Symmetries",
     "UnattainedInfimum",
+    "UnsupportedNetwork",
     "Verification",
+    "VerificationError",
+    "canonical_form",
+    "canonicalize",
     "compose",
     "count_permutations",
+    "find_symmetries",
     "identity",
     "inverse",
     "log_scale_objective",

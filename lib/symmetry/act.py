@@ -36,7 +36,7 @@ def permute(params: Mapping[str, Tensor], symmetries: Symmetries, perms: Sequenc
     batch, moved = _batched(params, members, perms, labels)
     for group, perm in zip(symmetries.permutations, perms, strict=True):
         for place in group.places:
-            moved[place.name] = _gather(moved[place.name], place, torch.atleast_2d(perm))
+            moved[place.name] = move_units(moved[place.name], place, torch.atleast_2d(perm))
     return _unbatched(moved, batch)
 
 
@@ -58,7 +58,7 @@ def rescale(params: Mapping[str, Tensor], symmetries: Symmetries, log_scales: Se
     batch, scaled = _batched(params, members, log_scales, labels)
     for freedom, log_scale in zip(symmetries.scales, log_scales, strict=True):
         for place in freedom.places:
-            scaled[place.name] = _multiply(scaled[place.name], place, torch.atleast_2d(log_scale))
+            scaled[place.name] = scale_units(scaled[place.name], place, torch.atleast_2d(log_scale))
     return _unbatched(scaled, batch)
 
 
@@ -211,12 +211,12 @@ def _unbatched(params: Params, batch: int | None) -> Params:
     return params if batch is not None else {name: tensor[0] for name, tensor in params.items()}
 
 
-def _gather(tensor: Tensor, place: Place, perm: Tensor) -> Tensor:
+def move_units(tensor: Tensor, place: Place, perm: Tensor) -> Tensor:
     """Positions of ``place`` along its axis, in the order of ``perm``: tensor (P, ...), perm (1 or P, size)."""
     if place.rows is not None:
         rows = place.rows.to(tensor.device)
         whole = Place(place.name, place.axis, place.index)
-        return tensor.index_copy(1, rows, _gather(tensor[:, rows], whole, perm))
+        return tensor.index_copy(1, rows, move_units(tensor[:, rows], whole, perm))
     index, perm = place.index.to(tensor.device), perm.to(tensor.device)
     axis = place.axis + 1
     source = torch.arange(tensor.shape[axis], device=tensor.device).repeat(len(perm), 1)
@@ -228,14 +228,14 @@ def _gather(tensor: Tensor, place: Place, perm: Tensor) -> Tensor:
     return tensor.gather(axis, _along(source, axis, tensor.ndim).expand_as(tensor))
 
 
-def _multiply(tensor: Tensor, place: Place, log_scale: Tensor) -> Tensor:
+def scale_units(tensor: Tensor, place: Place, log_scale: Tensor) -> Tensor:
     """Positions of ``place`` times exp(exponent · log_scale[unit]): tensor (P, ...), log_scale (1 or P, size)."""
     if place.exponent == 0:
         return tensor
     if place.rows is not None:
         rows = place.rows.to(tensor.device)
         whole = Place(place.name, place.axis, place.index, exponent=place.exponent)
-        return tensor.index_copy(1, rows, _multiply(tensor[:, rows], whole, log_scale))
+        return tensor.index_copy(1, rows, scale_units(tensor[:, rows], whole, log_scale))
     axis, log_scale = place.axis + 1, precise(log_scale)
     factor = log_scale.new_ones(len(log_scale), tensor.shape[axis])
     entries = (place.exponent * log_scale).exp().repeat_interleave(place.index.shape[1], dim=1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from lib.params import Params
 from lib.symmetry.act import members_of, precise, rescale
 from lib.symmetry.balance import balance, peel
-from lib.symmetry.scale_graph import GROUND, ScaleGraph, is_counted, scale_graph
+from lib.symmetry.scale_graph import GROUND, ScaleGraph, chosen_freedoms, is_counted, scale_graph
 from lib.symmetry.structure import Symmetries
 
 
@@ -80,7 +80,7 @@ def min_mass(
     """
     members = members_of(params, symmetries)
     batched = dict(params) if members is not None else {name: tensor[None] for name, tensor in params.items()}
-    graph = scale_graph(batched, symmetries, _chosen(symmetries, freedoms), biases)
+    graph = scale_graph(batched, symmetries, chosen_freedoms(symmetries, freedoms), biases)
     _refuse_unattained(graph, symmetries)
     finite = torch.isfinite(graph.total())
     graph, dead, attained = peel(graph)
@@ -158,15 +158,6 @@ def log_scale_objective(
         exponents.append(rows)
     sizes = tuple(freedom.size for freedom in symmetries.scales)
     return LogScaleObjective(torch.cat(coefficients), torch.cat(exponents), sizes)
-
-
-def _chosen(symmetries: Symmetries, freedoms: str | Sequence[str] | None) -> list[int]:
-    kinds = ("homogeneous", "normalised", "affine")
-    wanted = kinds if freedoms is None else (freedoms,) if isinstance(freedoms, str) else tuple(freedoms)
-    for kind in wanted:
-        if kind not in kinds:
-            raise ValueError(f"unknown kind of freedom {kind!r}: choose among {', '.join(kinds)}.")
-    return [f for f, freedom in enumerate(symmetries.scales) if freedom.kind in wanted]
 
 
 def _refuse_unattained(graph: ScaleGraph, symmetries: Symmetries) -> None:

@@ -8,7 +8,7 @@ and outgoing flows are equal.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
@@ -75,6 +75,16 @@ class ScaleGraph:
 def is_counted(name: str, biases: bool) -> bool:
     """Whether the tensor belongs to the mass: every ``weight`` of a layer or norm, its ``bias`` only on request."""
     return name.rpartition(".")[2] in (("weight", "bias") if biases else ("weight",))
+
+
+def chosen_freedoms(symmetries: Symmetries, freedoms: str | Sequence[str] | None) -> list[int]:
+    """Positions in the list of the freedoms of these kinds (all where None)."""
+    kinds = ("homogeneous", "normalised", "affine")
+    wanted = kinds if freedoms is None else (freedoms,) if isinstance(freedoms, str) else tuple(freedoms)
+    for kind in wanted:
+        if kind not in kinds:
+            raise ValueError(f"unknown kind of freedom {kind!r}: choose among {', '.join(kinds)}.")
+    return [f for f, freedom in enumerate(symmetries.scales) if freedom.kind in wanted]
 
 
 def scale_graph(
