@@ -65,7 +65,7 @@ class Factor:
     axis: int
     labels: Tensor
     positions: Tensor
-    exponent: float
+    exponent: int
     role: Literal["row", "column", "affine", "statistic"]
     rows: Tensor | None = None
 

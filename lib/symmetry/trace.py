@@ -93,11 +93,12 @@ class Trace(TorchFunctionMode):
             self.refuse(f"it draws random numbers ({name}) in evaluation mode.")
         signals = any(map(self.is_signal, tensors))
         if signals and name not in self.rules:
-            self.refuse(f"the operation {name!r} is not one whose symmetries are known.")
+            known = next((why for key, why in _KNOWN_REFUSALS.items() if key in name), None)
+            self.refuse(known or f"the operation {name!r} is not one whose symmetries are known.")
         try:
             with torch.device("meta"):
                 out = func(*args, **kwargs)
-        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
             self.refuse(f"{name!r} does not run on the example's shapes: {str(error).splitlines()[0]}")
         if signals:
             self._write(out, self.rules[name](self, out, *args, **kwargs))
@@ -204,7 +205,7 @@ class Trace(TorchFunctionMode):
         weight: Weight,
         axis: int,
         labels: Tensor,
-        exponent: float,
+        exponent: int,
         role: str,
         rows: Tensor | None = None,
     ) -> None:
@@ -213,9 +214,7 @@ class Trace(TorchFunctionMode):
             self.freeze_scales(labels)
         else:
             positions = torch.arange(len(labels))
-            self.ledger.factors.append(
-                Factor(weight.name, axis, labels, positions, float(exponent), role, rows)
-            )
+            self.ledger.factors.append(Factor(weight.name, axis, labels, positions, exponent, role, rows))
 
     # bookkeeping
 
@@ -249,6 +248,10 @@ class Trace(TorchFunctionMode):
 
 def twin(net: nn.Module, device: torch.device) -> nn.Module:
     """A copy of ``net`` in evaluation mode: its state on ``meta``, its other tensors in float64 on ``device``."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
+        raise UnsupportedNetwork(
+            type(net).__name__, "a scripted module hides its operations: pass the Python module."
+        )
     state = {id(t) for t in net.state_dict(keep_vars=True).values() if isinstance(t, Tensor)}
     memo: dict[int, object] = {}
     for module in net.modules():
@@ -290,3 +293,13 @@ _VALUES = "bool item tolist numpy torch.__float__ int index contains array equal
 _RANDOM = """rand randn randint randperm bernoulli normal multinomial rand_like randn_like randint_like uniform poisson
     exponential random"""
 _SHAPE_ONLY, _VALUES, _RANDOM = (set(names.split()) for names in (_SHAPE_ONLY, _VALUES, _RANDOM))
+_KNOWN_REFUSALS = {
+    "attention": "attention multiplies activations with each other; its heads' symmetries are not those of units.",
+    **dict.fromkeys(
+        ("lstm", "gru", "rnn"), "a recurrent layer reads its weights at every step (tied weights)."
+    ),
+    "embedding": "an embedding reads its weights by index.",
+    **dict.fromkeys(
+        ("bmm", "einsum", "bilinear"), "it multiplies activations in a way that is not followed."
+    ),
+}
