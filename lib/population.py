@@ -113,7 +113,7 @@ def initial(net: nn.Module, members: int | range | Tensor, seed: int) -> Params:
 
 
 def member_ids(members: int | range | Tensor) -> Int64[Tensor, " P"]:
-    """Members as distinct int64 ids: a number P means 0 … P-1."""
+    """Members as int64 ids: a number P means 0 … P-1."""
     if not isinstance(members, Tensor):
         members = (
             torch.arange(members)
@@ -123,10 +123,6 @@ def member_ids(members: int | range | Tensor) -> Int64[Tensor, " P"]:
     if members.ndim != 1 or len(members) == 0 or members.is_floating_point():
         raise ValueError(
             f"members must be a number, a range or a 1-d tensor of ids, at least one: got {members}."
-        )
-    if len(torch.unique(members)) != len(members) or int(members.min()) < 0:
-        raise ValueError(
-            "member ids must be distinct and not negative: a member occurs once in a population."
         )
     return members.long()
 
@@ -154,6 +150,8 @@ def train(
     ``fast=False`` takes the generic path for a perceptron too.  Raises UnsupportedTraining with the layer's name.
     """
     device, ids = torch.device(device), member_ids(members).cpu()
+    if len(torch.unique(ids)) != len(ids):
+        raise ValueError("member ids must be distinct: a member occurs once in a population.")
     n = len(inputs)
     if len(targets) != n:
         raise ValueError(f"{n} inputs and {len(targets)} targets: there must be one target for each input.")

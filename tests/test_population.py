@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -193,9 +194,13 @@ def test_bits_of_a_member_do_not_depend_on_its_neighbours(widths, loss, batch, d
         return train(net, x, y, recipe, members=members, seed=3)
 
     everyone = run(256)
-    assert_same_bits(run(range(17, 18)), everyone.where(torch.tensor([17])))
-    assert_same_bits(run(torch.tensor([200, 17])), everyone.where(torch.tensor([200, 17])))
-    assert_same_bits(run(range(100, 141)), everyone.where(torch.arange(100, 141)))
+    for members in (
+        torch.tensor([21]),
+        torch.tensor([200, 17]),
+        torch.arange(101, 142),
+        torch.arange(3, 256, 5),
+    ):
+        assert_same_bits(run(members), everyone.where(members))
 
 
 @pytest.mark.parametrize(("widths", "loss", "batch", "dtype"), SHAPES[:3])
@@ -241,6 +246,10 @@ def test_dropout_in_a_population_is_dropout():
     torch.testing.assert_close(moved.unique(), torch.tensor([0, 4 / 3]))
     assert abs((moved > 0).double().mean() - 0.75) < 4 * (0.75 * 0.25 / moved.numel()) ** 0.5
     assert abs(torch.corrcoef(moved)[0, 1]) < 0.15  # members have masks of their own
+    twice = train(net, x, y, replace(recipe, lr=1e-3, epochs=2), members=50, seed=0, start=start).params[
+        "2.weight"
+    ]
+    assert abs((twice == 0).double().mean() - 1 / 16) < 0.01  # and every step its own
     again = train(net, x, y, recipe, members=torch.tensor([7]), seed=0, start=select(start, slice(7, 8)))
     assert torch.equal(again.params["2.weight"][0] == 0, result.params["2.weight"][7] == 0)
 
