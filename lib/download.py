@@ -89,8 +89,10 @@ def cache_folder() -> Path:
     named = os.environ.get("BOOK_CACHE")
     if named:
         return Path(named).expanduser()
-    import pooch
-
+    try:
+        import pooch
+    except ModuleNotFoundError:  # a bare GPU machine that reads BOOK_DATA need not have it
+        return Path.home() / ".cache" / "symmetry-in-weight-space"
     return Path(pooch.os_cache("symmetry-in-weight-space"))
 
 
@@ -129,8 +131,13 @@ def download(urls: tuple[str, ...], path: Path, wanted: str, sha256: str | None)
 
     Raises CorruptData where an address answered with other bytes, MissingData where none answered.
     """
-    import pooch
-
+    try:
+        import pooch
+    except ModuleNotFoundError:
+        raise MissingData(
+            f"{wanted} is not on this machine, and pooch, which would download it, is not installed: run `make env`, "
+            "or let the environment variable BOOK_DATA name a folder that holds the file."
+        ) from None
     refusals, corrupt = [], False
     for url in urls:
         try:

@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import io
 import pickle
+import sys
 import tarfile
 import threading
 import zipfile
@@ -254,6 +255,24 @@ def test_the_folder_comes_first_and_needs_no_network(planted, tmp_path, monkeypa
     assert data.load("letters", "test").source == "BOOK_DATA"
     assert planted.asked == []
     assert kept(tmp_path) == []
+    monkeypatch.delenv("BOOK_DATA")
+    assert data.load("letters", "test").source == "cache"
+    monkeypatch.setenv("BOOK_DATA", str(tmp_path / "mine"))
+    assert data.load("letters", "test").source == "BOOK_DATA"
+
+
+def test_a_machine_without_pooch_reads_the_folder(planted, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    monkeypatch.delenv("BOOK_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(download.MissingData, match="pooch, which would download it, is not installed"):
+        data.load("letters", "test")
+    folder = tmp_path / "mine" / "letters"
+    folder.mkdir(parents=True)
+    for name, content in GOOD.items():
+        (folder / name).write_bytes(content)
+    monkeypatch.setenv("BOOK_DATA", str(tmp_path / "mine"))
+    assert data.load("letters", "test").source == "BOOK_DATA"
 
 
 def test_a_corrupt_file_in_the_folder_is_refused_and_left_alone(planted, tmp_path, monkeypatch):

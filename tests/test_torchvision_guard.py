@@ -97,6 +97,26 @@ print(stubbed())
     assert python(code).strip() == "()"
 
 
+def test_operators_that_load_are_not_stubbed():
+    """A build that matches brings its operators with its library: that library is loaded before anything is declared."""
+    code = """
+import torch
+owner = torch.library.Library("torchvision", "FRAGMENT")
+def load(path):
+    assert path.name.startswith("_C"), path
+    for name in ("nms", "qnms"):
+        owner.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+whole, torch.ops.load_library = torch.ops.load_library, load
+from lib import torchvision_guard
+real, torchvision_guard._load_operators = torchvision_guard._load_operators, lambda folder: (real(folder), restore())
+def restore():
+    torch.ops.load_library = whole
+torchvision_guard.import_torchvision()
+print(torchvision_guard.stubbed())
+"""
+    assert python(code).strip() == "()"
+
+
 def test_it_works_in_a_process_that_runs_on(build):
     """Here, under the tests' own type checking, and after whatever other tests imported."""
     assert import_torchvision().models.resnet18
