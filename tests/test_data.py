@@ -366,3 +366,12 @@ def test_camvid():
     mean, std = train.inputs.double().mean((0, 2, 3)), train.inputs.double().std((0, 2, 3))
     torch.testing.assert_close(mean, torch.tensor(entry["mean"], dtype=torch.float64), atol=5e-5, rtol=0)
     torch.testing.assert_close(std, torch.tensor(entry["std"], dtype=torch.float64), atol=5e-5, rtol=0)
+
+
+def test_importing_the_data_module_stays_light():
+    import subprocess
+    import sys
+
+    heavy = ("pooch", "PIL", "sklearn", "mlxtend", "torchvision", "matplotlib", "requests")
+    code = f"import sys, lib.data; print(sorted(set({heavy!r}) & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
