@@ -206,12 +206,12 @@ def in_words(seconds: float | None) -> str:
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
-def guarded(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+def guarded(topic: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     """The findings of one check; one that stops is itself a finding, so that the report goes on."""
     try:
         return list(check())
     except Exception as error:  # a broken environment breaks in many ways
-        return [Finding("BROKEN", f"{check.__name__}: {type(error).__name__}: {error}", f"{MEND}.")]
+        return [Finding("BROKEN", f"{topic}: {type(error).__name__}: {error}", f"{MEND}.")]
 
 
 def speed(seconds: float) -> Iterator[Finding]:
@@ -242,11 +242,10 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     broken = 0
 
-    def speed_here() -> Iterator[Finding]:
-        return speed(chosen.seconds)
-
-    for check in (python, packages, kernel, data, device, speed_here):
-        for finding in guarded(check):
+    checks = {"python": python, "packages": packages, "kernel": kernel, "data": data, "device": device}
+    checks["speed"] = lambda: speed(chosen.seconds)
+    for topic, check in checks.items():
+        for finding in guarded(topic, check):
             broken += finding.state == "BROKEN"
             print(in_lines(finding), flush=True)
     print()

@@ -153,9 +153,9 @@ def test_a_check_that_stops_is_a_finding():
         raise OSError("the disk is full")
         yield
 
-    (finding,) = check.guarded(unlucky)
+    (finding,) = check.guarded("luck", unlucky)
     assert finding.state == "BROKEN"
-    assert "unlucky: OSError: the disk is full" in finding.text
+    assert "luck: OSError: the disk is full" in finding.text
 
 
 def test_the_report_and_its_exit_code(monkeypatch, capsys, tmp_path):
