@@ -90,21 +90,23 @@ def scoreboard_markdown(root: Path | None = None) -> str:
     }
     blocks = [_counts(board, papers), *(_chance(board, profile) for profile in PROFILES)]
     for number, claims in papers.items():
-        blocks += [f"## {_title(number)}", _verdict_table(board, claims)]
-        blocks += [_details(claim) for claim in claims]
+        blocks += [f"## {_title(number)}", *(_card(board, claim) for claim in claims)]
     return "\n\n".join(blocks) + "\n"
 
 
 def _counts(board: Board, papers: Mapping[int, list[Claim]]) -> str:
-    names = (*VERDICTS, NOT_MEASURED)
-    rows = []
-    for number, claims in [*papers.items(), (-1, list(board.claims.values()))]:
-        for profile in PROFILES:
-            counts = board.counts(claims, profile)
-            title = "All" if number < 0 else f"Paper {number}" if number else _title(number)
-            rows.append((f"{title}, {profile}", *(str(counts[name]) for name in names)))
-    columns = ("Claims", *(f"{SYMBOLS.get(name, '…')} {name}" for name in names))
-    return Table(columns, rows).markdown()
+    """How many claims have which verdict, a column a paper, quick / full in each cell."""
+    columns = {f"P{number}" if number else "Ours": claims for number, claims in papers.items()}
+    columns["All"] = list(board.claims.values())
+    counts = {title: [board.counts(claims, p) for p in PROFILES] for title, claims in columns.items()}
+    rows = [
+        (
+            f"{SYMBOLS.get(name, '…')} {name}",
+            *(" / ".join(str(count[name]) for count in pair) for pair in counts.values()),
+        )
+        for name in (*VERDICTS, NOT_MEASURED)
+    ]
+    return f"Claims by paper, quick / full:\n\n{Table(('Verdict', *columns), rows).markdown()}"
 
 
 def _chance(board: Board, profile: str) -> str:
@@ -127,12 +129,17 @@ def _chance(board: Board, profile: str) -> str:
     )
 
 
-def _verdict_table(board: Board, claims: Sequence[Claim]) -> str:
-    rows = [
-        (f"{claim.id} {claim.statement}", _figure(claim), *(board.cell(claim, p) for p in PROFILES))
-        for claim in claims
-    ]
-    return Table(("Claim", "Paper", "Quick", "Full (GPU)"), rows).markdown()
+def _card(board: Board, claim: Claim) -> str:
+    """A claim in plain sight: statement, the paper's figure, both profiles with their scope; the rest folded away."""
+    lines = [f"- Paper: {markdown(_figure(claim))}"]
+    for profile, title in (("quick", "Quick"), ("full", "Full (GPU)")):
+        entry = board.entry(claim, profile)
+        text = f"- {title}: {markdown(board.cell(claim, profile))}."
+        if entry is not None:
+            reason = "" if entry["verdict"] == CONFIRMED else f" Reason: {markdown(entry['note'])}."
+            text += f"{reason} Scope: {markdown(entry['scope'])}"
+        lines.append(text)
+    return "\n".join((f"**{claim.id}** {markdown(claim.statement)}", "", *lines, "", _details(claim)))
 
 
 def _details(claim: Claim) -> str:

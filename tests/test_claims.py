@@ -162,6 +162,93 @@ def test_every_conjunct_counts(claim_id):
             assert claims.judge(claim_id, profile, without + bad).verdict == NOT_CONFIRMED
 
 
+# ------------------------------------------------------------------------------------- by hand: chapter 1, and directions
+
+
+def rows(measure, values, n, seeds=1, spread=0.0):
+    """Measurements of one name in numbered cells, or in the named cells of a dict."""
+    named = values if isinstance(values, dict) else {f"cell {i}": x for i, x in enumerate(values)}
+    return [Measurement(measure, c, x, x - spread, x + spread, n, seeds) for c, x in named.items()]
+
+
+def symmetry_run(change=3e-15, broken=0.4, seeds=3):
+    names = ["two-neuron ReLU", "digits ReLU MLP", "grouped convolution", "batch norm, eps 0"]
+    names += ["tanh (permutation only)", "SiLU (permutation only)"]
+    run = rows("invariance", dict.fromkeys(names, 1e-15) | {"grouped convolution": change}, 20, seeds)
+    return run + rows("broken_scaling", {"tanh": broken, "SiLU": 0.7}, 20, seeds)
+
+
+def toy_run(halved=0.5, extra_modes=0.0, scaled=0.8, n=5_000, spread=0.03):
+    run = rows("area_halved", [halved] * 6, n, spread=spread)
+    run += rows("mode_orbits", [extra_modes] * 6, n)
+    return run + rows("area_after_scaling", [scaled] * 6, n, spread=spread)
+
+
+def mass_run(spread=1e-12, violations=0, smallest=1e-3, dead=1e-17):
+    run = rows("optimum_spread", [spread], 60) + rows("convexity_violations", [violations], 10_000)
+    return run + rows("smallest_eigenvalue", [smallest], 10) + rows("boundary", [dead], 10)
+
+
+@pytest.mark.parametrize(
+    ("claim_id", "run", "expected"),
+    [
+        ("P1-C1", symmetry_run(), CONFIRMED),
+        ("P1-C1", symmetry_run(change=1e-6), NOT_CONFIRMED),
+        ("P1-C1", symmetry_run(broken=1e-12), NOT_CONFIRMED),  # a control that does not break
+        ("P1-C1", symmetry_run(seeds=1), UNRESOLVED),
+        ("P1-C2", toy_run(), CONFIRMED),
+        ("P1-C2", toy_run(halved=0.9), NOT_CONFIRMED),
+        ("P1-C2", toy_run(extra_modes=1.0), NOT_CONFIRMED),
+        ("P1-C2", toy_run(scaled=1.1), NOT_CONFIRMED),
+        ("P1-C2", toy_run(scaled=0.99), UNRESOLVED),
+        ("P1-C2", toy_run(spread=0.3), UNRESOLVED),
+        ("P1-C2", toy_run(n=1_900), UNRESOLVED),
+        ("P1-C4", mass_run(), CONFIRMED),
+        ("P1-C4", mass_run(spread=1e-6), NOT_CONFIRMED),
+        ("P1-C4", mass_run(violations=1), NOT_CONFIRMED),
+        ("P1-C4", mass_run(smallest=1e-14), NOT_CONFIRMED),
+        ("P1-C4", mass_run(dead=1e-2), NOT_CONFIRMED),  # a check that cannot see the non-strict case
+    ],
+)
+def test_the_rules_of_chapter_one_on_measurements_written_by_hand(claim_id, run, expected):
+    assert claims.judge(claim_id, "quick", run).verdict == expected
+
+
+def test_in_full_the_symmetry_claim_asks_for_trained_networks_in_float32_too():
+    trained = rows("invariance_float32", {"digits ReLU MLP": 2e-6}, 20, 3)
+    assert claims.judge("P1-C1", "full", symmetry_run()).verdict == UNRESOLVED
+    assert claims.judge("P1-C1", "full", symmetry_run() + trained).verdict == CONFIRMED
+
+
+def test_four_cells_of_five_decide_the_toy_and_small_cells_do_not_count():
+    small = [dataclasses.replace(m, n=50) if m.cell in ("cell 0", "cell 1") else m for m in toy_run()]
+    assert claims.judge("P1-C2", "quick", small).verdict == CONFIRMED
+    one_off = [dataclasses.replace(m, value=2, low=2, high=2) if m.cell == "cell 0" else m for m in toy_run()]
+    assert claims.judge("P1-C2", "quick", one_off).verdict == CONFIRMED
+    two_off = [
+        dataclasses.replace(m, value=2, low=2, high=2) if m.cell in ("cell 0", "cell 1") else m
+        for m in toy_run()
+    ]
+    assert claims.judge("P1-C2", "quick", two_off).verdict == NOT_CONFIRMED
+
+
+def test_a_measure_points_the_way_its_name_says():
+    """Gains are asked to be above, gaps of what must agree below and of the controls above, differences about zero."""
+    for claim in LEDGER.values():
+        for condition in conditions(claim.rule, "full"):
+            kind, name = condition.region.kind, condition.measure
+            if name.endswith("_gain") or "_gain_" in name:
+                assert kind == "above", (claim.id, name)
+            if name.endswith(("_coverage", "_worsening", "_need", "_loss")):
+                assert kind == "above", (claim.id, name)
+            if name in {"invariant_gap", "method_gap", "chained_gap", "plain_gap", "decay_gap_unit"}:
+                assert kind == "below", (claim.id, name)
+            if name in {"sgd_gap", "own_norm_gap", "affine_gap", "decay_gap_sgd"}:
+                assert kind == "above", (claim.id, name)
+            if name.endswith(("_difference", "_bias")) and name != "matching_difference":
+                assert kind == "inside", (claim.id, name)
+
+
 # ------------------------------------------------------------------------------------- the ledger itself
 
 

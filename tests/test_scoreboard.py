@@ -32,6 +32,14 @@ def tables(text):
     return found
 
 
+def cards(root):
+    """What the scoreboard shows of each claim: statement, then the lines on paper, quick and full, markup undone."""
+    text = scoreboard.scoreboard_markdown(root)
+    pattern = r"^\*\*(\S+)\*\* (.*)\n\n- Paper: (.*)\n- Quick: (.*)\n- Full \(GPU\): (.*)$"
+    found = re.findall(pattern, text, flags=re.MULTILINE)
+    return {name: [re.sub(r"\\(\W|_)", r"\1", part) for part in parts] for name, *parts in found}
+
+
 def publish(root, profile, value=0.0, digest="abc"):
     cells = [
         Measurement(measure, c, x, x, x, 20, 3)
@@ -49,40 +57,32 @@ def sizes(measure):
 
 
 def test_with_no_results_every_claim_is_in_plain_sight_as_not_yet_measured(tmp_path):
-    text = scoreboard.scoreboard_markdown(tmp_path)
-    counts, *by_paper = tables(text)
-    shown = {row[0].split()[0]: row for table in by_paper for row in table[1:]}
+    shown = cards(tmp_path)
     assert set(shown) == set(LEDGER)
     for claim_id, claim in LEDGER.items():
-        assert shown[claim_id][0] == f"{claim_id} {claim.statement}"
-        assert shown[claim_id][1].startswith(claim.figure)
-        assert shown[claim_id][2:] == ["not yet measured"] * 2
-    assert counts[-1] == ["All, full", "0", "0", "0", "0", str(len(LEDGER))]
-    assert "no claim has been judged yet" in text
+        figure = claim.figure if claim.mark == "none" else f"{claim.figure} [{claim.mark}]"
+        assert shown[claim_id] == [claim.statement, figure, "not yet measured.", "not yet measured."]
+    text = scoreboard.scoreboard_markdown(tmp_path)
+    (counts,) = tables(text)
+    assert counts[-1][-1] == f"{len(LEDGER)} / {len(LEDGER)}"
+    assert {cell for row in counts[1:-1] for cell in row[1:]} == {"0 / 0"}
+    assert text.count("no claim has been judged yet") == 2
     assert "71 of the 71 claims" in scoreboard.verdicts_markdown(tmp_path)
 
 
-def test_a_figure_carries_its_mark_and_no_figure_says_so(tmp_path):
-    shown = {
-        row[0].split()[0]: row[1]
-        for table in tables(scoreboard.scoreboard_markdown(tmp_path))
-        for row in table
-    }
-    for claim_id, claim in LEDGER.items():
-        assert shown[claim_id].endswith("none available" if claim.mark == "none" else f"[{claim.mark}]")
-
-
 def test_claims_stand_in_the_order_of_their_numbers(tmp_path):
-    first = [row[0].split()[0] for row in tables(scoreboard.scoreboard_markdown(tmp_path))[1][1:]]
+    first = list(cards(tmp_path))
     assert first[:7] == ["P1-C1", "P1-C2", "P1-C3", "P1-C4", "P1-C5", "P1-C5b", "P1-C6"]
 
 
 def test_verdicts_are_symbol_and_word_and_counted_with_what_chance_would_give(tmp_path):
     publish(tmp_path, "quick")
     text = scoreboard.scoreboard_markdown(tmp_path)
-    counts, first, *_ = tables(text)
-    assert first[1][2] == "✓ confirmed: 0"
-    assert counts[1] == ["Paper 1, quick", "1", "0", "0", "0", "13"]
+    quick = cards(tmp_path)["P1-C1"][2]
+    assert quick.startswith("✓ confirmed: 0. Scope: Six small networks")
+    (counts,) = tables(text)
+    assert counts[1][:2] == ["✓ confirmed", "1 / 0"]
+    assert counts[-1][:2] == ["… not yet measured", "13 / 14"]
     assert "1 of 1 judged claims are confirmed" in text
     assert "chance alone would confirm at most 0 on average" in text
     (front,) = tables(scoreboard.verdicts_markdown(tmp_path))
@@ -93,9 +93,9 @@ def test_verdicts_are_symbol_and_word_and_counted_with_what_chance_would_give(tm
 def test_a_stale_full_run_is_stamped_and_a_fresh_one_is_not(tmp_path, monkeypatch):
     publish(tmp_path, "full", value=1.0)
     monkeypatch.setattr(scoreboard, "digest_now", lambda *_: "abc")
-    assert tables(scoreboard.scoreboard_markdown(tmp_path))[1][1][3] == "✗ not confirmed: 1"
+    assert cards(tmp_path)["P1-C1"][3].startswith("✗ not confirmed: 1. Reason: invariance below 1e-09")
     monkeypatch.setattr(scoreboard, "digest_now", lambda *_: "new")
-    assert "STALE" in tables(scoreboard.scoreboard_markdown(tmp_path))[1][1][3]
+    assert "STALE" in cards(tmp_path)["P1-C1"][3]
     assert "STALE" in scoreboard.verdicts_markdown(tmp_path)
 
 
@@ -109,7 +109,8 @@ def test_a_verdict_that_todays_rule_would_not_give_is_marked(tmp_path, monkeypat
     }
     assert "earlier rule" not in scoreboard.scoreboard_markdown(tmp_path)
     monkeypatch.setattr("lib.claims._ledger", lambda: stricter)
-    assert "judged under an earlier rule" in tables(scoreboard.scoreboard_markdown(tmp_path))[1][1][2]
+    assert "judged under an earlier rule" in cards(tmp_path)["P1-C1"][2]
+    assert "earlier rule" in scoreboard.verdicts_markdown(tmp_path)
 
 
 def test_each_claim_unfolds_into_its_rule_and_scope(tmp_path):
