@@ -51,7 +51,8 @@ def canonicalize(
     (times the outgoing norm after "unit_norm", where the first is the same for all); "output" by their first outgoing
     weight, ascending; None keeps the order. Keys are read after the groups that they depend on have been sorted. Where
     several layers write (read) the same units, as on a residual stream, the first writer (the last reader) is meant.
-    Blocks of a grouped convolution are sorted by their first unit (or whole norm) after the units inside.
+    Blocks of a grouped convolution are sorted by their first unit (or whole norm) after the units inside; units inside
+    whose first weight depends on the order of the blocks around them are sorted by incoming times outgoing norm.
 
     Single networks and populations; computed in float64, returned in the tensors' own dtypes. ``freedoms`` restricts
     the kinds of scales; those before a BatchNorm keep the function only up to its epsilon, and have no minimum mass
@@ -87,8 +88,8 @@ def canonical_form(
         raise ValueError(f"unknown scale {scale!r}: choose 'unit_norm', 'min_mass' or None.")
     moved = rescale(exact, symmetries, log_scales)
     perms = list(_same_order(exact, symmetries))
-    for g in _sequence(symmetries, order):
-        key, descending = _key(moved, symmetries, g, order, scale)
+    for g, rule in _plan(symmetries, order, scale):
+        key, descending = _key(moved, symmetries, g, rule)
         perms[g] = key.argsort(dim=-1, descending=descending, stable=True)
         for place in symmetries.permutations[g].places:
             moved[place.name] = move_units(moved[place.name], place, perms[g])
@@ -124,49 +125,68 @@ def _unit_norm(
     return log_scales, dead
 
 
-def _key(params: Params, symmetries: Symmetries, g: int, order: Order, scale: Scale) -> tuple[Tensor, bool]:
+def _key(params: Params, symmetries: Symmetries, g: int, rule: str) -> tuple[Tensor, bool]:
     """What group ``g`` is sorted by, (P, size), and whether descending."""
     group = symmetries.permutations[g]
-    if order == "output":
+    if rule == "output":
         place = _reader(group, symmetries)
         row = 0 if place.rows is None else int(place.rows[0])
         return _first(params[place.name][:, row], place), False
     place = _writer(group, symmetries)
-    if order == "first_weight":
+    if rule == "first_weight":
         return _first(params[place.name], place), True
     norms = _norms(params[place.name], place)
-    if scale == "unit_norm":
+    if rule == "both_norms":
         readers = [p for p in group.places if p.axis == 1 and is_counted(p.name, biases=False)]
-        norms = norms * torch.stack([_norms(params[p.name], p).square() for p in readers]).sum(0).sqrt()
+        norms = norms * sum(_norms(params[p.name], p).square() for p in readers).sqrt()
     return norms, True
 
 
-def _sequence(symmetries: Symmetries, order: Order) -> list[int]:
-    """The groups in the order in which they can be sorted: each after those that change its key, inner before outer.
+def _plan(symmetries: Symmetries, order: Order, scale: Scale) -> list[tuple[int, str]]:
+    """The groups in the order in which they can be sorted, each with its rule.
 
-    A key on some tensor changes with the groups along that tensor's other axis; not with the groups around it, which
-    carry the units and their keys along together.
+    Inner groups come before outer ones, and each group after those that permute the other axis of the tensor that its
+    key is read from. Where that would be the group itself or one around it, the order of the outer blocks is not yet
+    known, and the units are sorted by a key that needs no order: incoming times outgoing norm.
     """
     if order is None:
         return []
     if order not in ("first_weight", "norm", "output"):
         raise ValueError(f"unknown order {order!r}: choose 'first_weight', 'norm', 'output' or None.")
     groups = symmetries.permutations
-    before: dict[int, set[int]] = {}
+    rules, before = {}, {}
     for g, group in enumerate(groups):
-        place = _reader(group, symmetries) if order == "output" else _writer(group, symmetries)
-        other = 1 - place.axis
-        around, i = {g}, g
-        while groups[i].inside is not None:
-            i = groups[i].inside[0]
-            around.add(i)
-        before[g] = {
-            h
-            for h in range(len(groups))
-            if h not in around and any(p.name == place.name and p.axis == other for p in groups[h].places)
+        before[g] = {i for block in symmetries.inner(g) for i in block}
+        rules[g] = "both_norms" if scale == "unit_norm" else "norm"
+        if order == "norm":
+            continue
+        key = _reader(group, symmetries) if order == "output" else _writer(group, symmetries)
+        around, inside = {g: -1}, group.inside
+        while inside is not None:
+            around[inside[0]] = inside[1]
+            inside = groups[inside[0]].inside
+        moving = {
+            h: [p for p in groups[h].places if _permutes_columns_of(p, key)] for h in range(len(groups))
         }
-        before[g] |= {i for block in symmetries.inner(g) for i in block}
-    return _sorted(before, symmetries)
+        if any(not _carries(p, key, around[h]) for h in around for p in moving[h]):
+            rules[g] = "both_norms"
+            continue
+        rules[g] = order
+        before[g] |= {h for h in moving if moving[h] and h not in around}
+    return [(g, rules[g]) for g in _sorted(before, symmetries)]
+
+
+def _permutes_columns_of(place: Place, key: Place) -> bool:
+    """Whether a place exchanges entries along the axis on which the first entry of ``key``'s units is read."""
+    if place.name != key.name or place.axis == key.axis:
+        return False
+    mine, theirs = (key.index, place.rows) if place.axis == 1 else (key.rows, place.index)
+    return mine is None or theirs is None or bool(torch.isin(theirs, mine).any())
+
+
+def _carries(place: Place, key: Place, block: int) -> bool:
+    """Whether a group around the units moves all that the key reads along with them, as their own block."""
+    return block >= 0 and key.rows is not None and bool(torch.isin(key.rows, place.index[block]).all())
 
 
 def _sorted(before: dict[int, set[int]], symmetries: Symmetries) -> list[int]:

@@ -192,6 +192,24 @@ class Loop(nn.Module):
         return self.head((x + self.block(x)).relu())
 
 
+class TiedBlocks(nn.Module):
+    """Grouped convolutions whose blocks a residual stream ties to one another: wreath products inside a wreath product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.up, self.down = nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+        self.short, self.head = nn.Conv2d(8, 12, 1), nn.Linear(48, 5)
+        self.wide = nn.Conv2d(8, 12, 3, padding=1, groups=2)
+        self.fine = nn.Conv2d(12, 12, 3, padding=1, groups=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = (x + self.down(self.up(x).relu())).relu()
+        x = (self.short(x) + self.fine(self.wide(x).relu())).relu()
+        return self.head(nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
+
+
 def loop() -> tuple[nn.Module, Symmetries]:
     net = Loop().double()
     incoming = [Place(name, 0, units(5)) for name in ("stem.weight", "stem.bias", "block.weight")]

@@ -9,6 +9,7 @@ import torch
 from lib.params import member
 from lib.symmetry.act import permute, random_log_scales, random_permutations, rescale
 from lib.symmetry.canonical import canonical_form, canonicalize
+from lib.symmetry.find import find_symmetries
 from lib.symmetry.mass import UnattainedInfimum, mass, min_mass
 from lib.symmetry.structure import PermutationGroup, Place, Symmetries
 
@@ -57,6 +58,19 @@ def test_the_form_keeps_the_function_and_itself_and_forgets_the_copy(name, scale
         copy = permute(copy, symmetries, random_permutations(symmetries, generator(4), 12))
     assert distance(canonicalize(copy, symmetries, scale, order, freedoms=freedoms), form) < 1e-9
     assert distance(form, params) > 1e-3
+
+
+@pytest.mark.parametrize("order", ["first_weight", "norm", "output"])
+def test_blocks_within_blocks_as_they_are_found(order: str) -> None:
+    net = handmade.TiedBlocks().double()
+    symmetries = find_symmetries(net, torch.randn(2, 3, 8, 8, generator=generator(1), dtype=torch.float64))
+    assert sum(group.inside is not None for group in symmetries.permutations) > 5
+    params = handmade.population(net, 6, seed=2)
+    copy = permute(params, symmetries, random_permutations(symmetries, generator(4), 6))
+    copy = rescale(copy, symmetries, random_log_scales(symmetries, generator(3), 6))
+    form = canonicalize(params, symmetries, "unit_norm", order)
+    assert distance(canonicalize(copy, symmetries, "unit_norm", order), form) < 1e-9
+    assert distance(canonicalize(form, symmetries, "unit_norm", order), form) < 1e-10
 
 
 @pytest.mark.parametrize("name", NAMES)
