@@ -34,4 +34,4 @@ dist: env
 	@$(VENV) -m lib.book dist
 
 clean:
-	@$(PYTHON) -m lib.book clean
+	@rm -rf _build

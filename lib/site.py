@@ -76,8 +76,15 @@ def pack(html: Path, target: Path) -> Path:
             for name, path in sorted(files.items()):
                 entry = zipfile.ZipInfo(f"{ARCHIVE}/{name}")  # dated 1980, whenever it is made
                 entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-                archive.writestr(entry, path.read_bytes())
+                archive.writestr(entry, offline(name, path.read_bytes()))
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
     return target
+
+
+def offline(name: str, content: bytes) -> bytes:
+    """A file of the site as it serves from a folder: a browser lets no opened page read another, so search shows no extracts."""
+    if name == "_static/documentation_options.js":
+        return content.replace(b"SHOW_SEARCH_SUMMARY: true", b"SHOW_SEARCH_SUMMARY: false")
+    return content

@@ -112,10 +112,14 @@ def test_a_page_that_left_the_book_leaves_the_site_and_the_zip_opens_anywhere(ch
 
     with zipfile.ZipFile(archive) as packed:
         names = set(packed.namelist())
+        options = packed.read("symmetry-in-weight-space/_static/documentation_options.js").decode()
         pages = {name: packed.read(name).decode() for name in names if re.search(r"(?<!macros)\.html$", name)}
     assert {name.split("/")[0] for name in names} == {"symmetry-in-weight-space"}
     assert "symmetry-in-weight-space/notebooks/01-planted.ipynb" in names
     assert not any("extra" in name for name in names)
+    assert "SHOW_SEARCH_SUMMARY: false" in options, (
+        "extracts would be read from other pages, which browsers refuse"
+    )
     for name, text in pages.items():
         links = Links()
         links.feed(text)
