@@ -35,30 +35,48 @@ class VerificationError(RuntimeError):
 
 
 def verify(net: nn.Module, inputs: tuple[Tensor, ...], symmetries: Symmetries) -> Verification:
-    """Try a random element of all groups, then of all groups and freedoms, and report how much the output moves.
+    """Try a random cycle through all units of every group, then a random swap in each together with random scales.
 
-    ``inputs`` give shapes and types only. Raises VerificationError, naming the first group or freedom at fault.
+    A cycle and a swap generate the symmetric group. ``inputs`` give shapes and types only. Raises VerificationError,
+    naming the first group or freedom at fault.
     """
     trial = _Trial(net, inputs)
     generator = torch.Generator().manual_seed(0)
-    perms = random_permutations(symmetries, generator)
+    cycles, swaps = _generators(symmetries, generator)
     log_scales = random_log_scales(symmetries, generator, spread=0.5)
-    moved = permute(trial.params, symmetries, perms)
-    permutation_error = trial.error(moved) if perms else 0.0
-    scale_error = trial.error(rescale(moved, symmetries, log_scales)) if log_scales else 0.0
-    if not trial.passes(max(permutation_error, scale_error)):
-        raise VerificationError(_fault(trial, symmetries, perms, log_scales))
-    exact = all(freedom.exact for freedom in symmetries.scales)
-    return Verification(
-        permutation_error, scale_error, 0.0 if exact else trial.epsilon_effect(symmetries, log_scales)
-    )
+    moved = permute(trial.params, symmetries, cycles)
+    cycle_error = trial.error(moved)
+    moved = rescale(permute(moved, symmetries, swaps), symmetries, log_scales)
+    error = trial.error(moved)
+    if not trial.passes(max(cycle_error, error)):
+        raise VerificationError(_fault(trial, symmetries, (cycles, swaps), log_scales))
+    effect = 0.0
+    if not all(freedom.exact for freedom in symmetries.scales):
+        effect = trial.epsilon_effect(symmetries, log_scales)
+    return Verification(cycle_error, error, effect)
+
+
+def _generators(
+    symmetries: Symmetries, generator: torch.Generator
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    cycles, swaps = [], []
+    for order in random_permutations(symmetries, generator):
+        cycle, swap = torch.empty_like(order), torch.arange(len(order))
+        cycle[order] = order.roll(-1)
+        swap[order[:2]] = order[:2].flip(0)
+        cycles.append(cycle)
+        swaps.append(swap)
+    return tuple(cycles), tuple(swaps)
 
 
 def _fault(
-    trial: _Trial, symmetries: Symmetries, perms: tuple[Tensor, ...], log_scales: tuple[Tensor, ...]
+    trial: _Trial,
+    symmetries: Symmetries,
+    elements: tuple[tuple[Tensor, ...], ...],
+    log_scales: tuple[Tensor, ...],
 ) -> str:
     """The first group or freedom that changes the function by itself."""
-    tried = _one_by_one(trial, symmetries, perms, log_scales)
+    tried = _one_by_one(trial, symmetries, elements, log_scales)
     together = ("the permutation groups and scale freedoms together", float("inf"))
     what, error = next(((what, error) for what, error in tried if not trial.passes(error)), together)
     return (
@@ -68,12 +86,16 @@ def _fault(
 
 
 def _one_by_one(
-    trial: _Trial, symmetries: Symmetries, perms: tuple[Tensor, ...], log_scales: tuple[Tensor, ...]
+    trial: _Trial,
+    symmetries: Symmetries,
+    elements: tuple[tuple[Tensor, ...], ...],
+    log_scales: tuple[Tensor, ...],
 ) -> Iterator[tuple[str, float]]:
     for i, group in enumerate(symmetries.permutations):
-        alone = [p if j == i else torch.arange(len(p)) for j, p in enumerate(perms)]
         what = f"the permutation group {i} of {group.layer!r} ({', '.join(p.name for p in group.places)})"
-        yield what, trial.error(permute(trial.params, symmetries, alone))
+        for perms in elements:
+            alone = [p if j == i else torch.arange(len(p)) for j, p in enumerate(perms)]
+            yield what, trial.error(permute(trial.params, symmetries, alone))
     for i, freedom in enumerate(symmetries.scales):
         alone = [s if j == i else torch.zeros_like(s) for j, s in enumerate(log_scales)]
         places = ", ".join(place.name for place in freedom.places)
