@@ -23,6 +23,7 @@ import torch
 
 from lib.claims import VERDICTS, Measurement, Verdict, judge, ledger, number
 from lib.rules import PROFILES
+from lib.say import Prose
 from lib.table import Table
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +77,7 @@ def save(
         "seed": seed,
         "claims": entries,
         "tables": _plain(dict(tables or {})),
-        "provenance": _provenance(torch.device(device), wall_seconds, digest),
+        "provenance": _surroundings(torch.device(device), wall_seconds, digest),
     }
     _check(document, chapter, profile, f"the results of {chapter}")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -172,6 +173,21 @@ def comparison(
     return Table(("Claim", "Paper", "This run", "GPU run"), rows, "Paper, this run and the published GPU run")
 
 
+def provenance(chapter: str, profile: str, root: Path | None = None) -> Prose:
+    """A chapter's footer: when, where, by what and from what its numbers on this page were computed."""
+    result = load(chapter, profile, root)
+    if result is None:
+        return Prose(f"No results of {chapter} in the {profile} profile: {NOT_MEASURED}.")
+    made = result["provenance"]
+    wall = f"{made['wall_seconds']:.0f} s" if made["wall_seconds"] is not None else "a time not taken"
+    return Prose(
+        f"*Computed on {made['date'][:10]} in {wall}, profile {profile}, seed {result['seed']}, on {made['device']} "
+        f"({made['device_name']}, {made['threads']} threads), with Python {made['python']}, torch {made['torch']}, "
+        f"numpy {made['numpy']}; digest {(made['digest'] or 'unknown')[:12]}, "
+        f"commit {(made['commit'] or 'unknown')[:12]}.*"
+    )
+
+
 def cell(entry: Mapping | None) -> str:
     """A claim's entry in one run as a short text: symbol, verdict, number with interval."""
     if entry is None:
@@ -242,7 +258,7 @@ def _plain(x):
     raise TypeError(f"a result file holds numbers, texts, lists and dicts, not {type(x).__name__}: {x!r:.80}")
 
 
-def _provenance(device: torch.device, wall_seconds: float | int | None, digest: str | None) -> dict:
+def _surroundings(device: torch.device, wall_seconds: float | int | None, digest: str | None) -> dict:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "python": platform.python_version(),
@@ -283,7 +299,18 @@ _ENTRY = {
 }
 _MEASUREMENT = {field.name for field in fields(Measurement)}
 _DOCUMENT = {"chapter": str, "profile": str, "seed": int, "claims": list, "tables": dict, "provenance": dict}
-_PROVENANCE = ("python", "torch", "numpy", "device", "threads", "wall_seconds", "digest", "date", "commit")
+_PROVENANCE = (
+    "python",
+    "torch",
+    "numpy",
+    "device",
+    "device_name",
+    "threads",
+    "wall_seconds",
+    "digest",
+    "date",
+    "commit",
+)
 
 
 def _check(document, chapter: str, profile: str, name: str) -> None:

@@ -95,18 +95,18 @@ def scoreboard_markdown(root: Path | None = None) -> str:
 
 
 def _counts(board: Board, papers: Mapping[int, list[Claim]]) -> str:
-    """How many claims have which verdict, a column a paper, quick / full in each cell."""
+    """How many claims have which verdict, a column a paper, quick/full in each cell."""
     columns = {f"P{number}" if number else "Ours": claims for number, claims in papers.items()}
     columns["All"] = list(board.claims.values())
     counts = {title: [board.counts(claims, p) for p in PROFILES] for title, claims in columns.items()}
     rows = [
         (
             f"{SYMBOLS.get(name, '…')} {name}",
-            *(" / ".join(str(count[name]) for count in pair) for pair in counts.values()),
+            *("/".join(str(count[name]) for count in pair) for pair in counts.values()),
         )
         for name in (*VERDICTS, NOT_MEASURED)
     ]
-    return f"Claims by paper, quick / full:\n\n{Table(('Verdict', *columns), rows).markdown()}"
+    return f"Claims by paper, quick/full:\n\n{Table(('Verdict', *columns), rows).markdown()}"
 
 
 def _chance(board: Board, profile: str) -> str:

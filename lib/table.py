@@ -29,7 +29,9 @@ class Table:
 
     def html(self) -> str:
         """The table as HTML that names its rows and columns to a screen reader and can be scrolled by keyboard."""
-        head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in self.columns)
+        head = "".join(
+            f'<th scope="col">{escape(cell)}</th>' if cell else "<td></td>" for cell in self.columns
+        )
         body = "".join(
             f'<tr><th scope="row">{escape(str(row[0]))}</th>'
             + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])

@@ -184,6 +184,14 @@ def test_a_published_run_is_stamped_stale_where_code_or_sizes_have_changed(tmp_p
     assert stale["P1-C2"][2] == "✗ not confirmed: 0.8 (0.75 to 0.85) (STALE: made with other code or sizes)"
 
 
+def test_the_footer_tells_where_the_numbers_come_from(tmp_path):
+    assert "not yet measured" in results.provenance("two-neurons", "quick", tmp_path).text
+    save(tmp_path)
+    footer = results.provenance("two-neurons", "quick", tmp_path).text
+    for part in ("in 2 s", "profile quick, seed 0", "on cpu (", f"torch {torch.__version__}", "digest abc"):
+        assert part in footer
+
+
 def test_where_the_notes_give_no_figure_none_is_printed(tmp_path):
     found = rows(results.comparison(["P4-C4", "P3-C2"], [], root=tmp_path))
     assert found["P4-C4"][0] == "none available"

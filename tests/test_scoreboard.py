@@ -64,8 +64,8 @@ def test_with_no_results_every_claim_is_in_plain_sight_as_not_yet_measured(tmp_p
         assert shown[claim_id] == [claim.statement, figure, "not yet measured.", "not yet measured."]
     text = scoreboard.scoreboard_markdown(tmp_path)
     (counts,) = tables(text)
-    assert counts[-1][-1] == f"{len(LEDGER)} / {len(LEDGER)}"
-    assert {cell for row in counts[1:-1] for cell in row[1:]} == {"0 / 0"}
+    assert counts[-1][-1] == f"{len(LEDGER)}/{len(LEDGER)}"
+    assert {cell for row in counts[1:-1] for cell in row[1:]} == {"0/0"}
     assert text.count("no claim has been judged yet") == 2
     assert "71 of the 71 claims" in scoreboard.verdicts_markdown(tmp_path)
 
@@ -81,8 +81,8 @@ def test_verdicts_are_symbol_and_word_and_counted_with_what_chance_would_give(tm
     quick = cards(tmp_path)["P1-C1"][2]
     assert quick.startswith("✓ confirmed: 0. Scope: Six small networks")
     (counts,) = tables(text)
-    assert counts[1][:2] == ["✓ confirmed", "1 / 0"]
-    assert counts[-1][:2] == ["… not yet measured", "13 / 14"]
+    assert counts[1][:2] == ["✓ confirmed", "1/0"]
+    assert counts[-1][:2] == ["… not yet measured", "13/14"]
     assert "1 of 1 judged claims are confirmed" in text
     assert "chance alone would confirm at most 0 on average" in text
     (front,) = tables(scoreboard.verdicts_markdown(tmp_path))
