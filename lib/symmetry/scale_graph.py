@@ -33,19 +33,21 @@ class ScaleGraph:
 
     def inflow(self, head: int, values: Mapping[int, Tensor]) -> Tensor:
         """(P, head size): Σ over tails of blockᵀ · values[tail]."""
-        parts = [torch.einsum("pth,pt->ph", b, values[t]) for (t, h), b in self.blocks.items() if h == head]
+        parts = [_product(values[t], b) for (t, h), b in self.blocks.items() if h == head]
         return sum(parts[1:], parts[0])
 
     def outflow(self, tail: int, values: Mapping[int, Tensor]) -> Tensor:
         """(P, tail size): Σ over heads of block · values[head]."""
-        parts = [torch.einsum("pth,ph->pt", b, values[h]) for (t, h), b in self.blocks.items() if t == tail]
+        parts = [_product(values[h], b.mT) for (t, h), b in self.blocks.items() if t == tail]
         return sum(parts[1:], parts[0])
 
     def total(self, scales: Mapping[int, Tensor] | None = None) -> Tensor:
         """(P,): the sum of all edges, under scales exp(2u) where they are given."""
         scales = self.ones() if scales is None else scales
         parts = [
-            torch.einsum("pth,pt,ph->p", b, 1 / scales[t], scales[h]) for (t, h), b in self.blocks.items()
+            (self.outflow(t, scales) / scales[t]).sum(1)
+            for t in (*self.sizes, GROUND)
+            if any(t == tail for tail, _ in self.blocks)
         ]
         return sum(parts[1:], parts[0])
 
@@ -70,6 +72,13 @@ class ScaleGraph:
         keep = self.ones() | {f: (~mask).to(torch.float64) for f, mask in dead.items()}
         blocks = {(t, h): b * keep[t][:, :, None] * keep[h][:, None, :] for (t, h), b in self.blocks.items()}
         return ScaleGraph(self.sizes, blocks)
+
+
+def _product(vector: Tensor, block: Tensor) -> Tensor:
+    """(P, a), (P, a, b) -> (P, b): many small matrices multiply faster entry by entry than as a batch of products."""
+    if block[0].numel() <= 1024:
+        return (vector[:, :, None] * block).sum(1)
+    return torch.bmm(vector[:, None], block)[:, 0]
 
 
 def is_counted(name: str, biases: bool) -> bool:
