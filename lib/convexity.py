@@ -5,7 +5,8 @@ The mass of a network over its log-scales u is m(u) = Σ_k c_k exp(2 a_k · u) (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,10 +15,46 @@ from torch import Tensor
 
 from lib import randomness
 from lib.claims import Measurement
+from lib.data import load
+from lib.networks import perceptron
 from lib.params import Params, member, population_size
-from lib.symmetry import LogScaleObjective, Symmetries, log_scale_objective, min_mass
+from lib.population import initial, train
+from lib.recipe import Recipe
+from lib.symmetry import LogScaleObjective, Symmetries, find_symmetries, log_scale_objective, min_mass
+
+CLARABEL = {
+    "tol_gap_abs": 1e-11,
+    "tol_gap_rel": 1e-11,
+    "tol_feas": 1e-11,
+}  # its default 1e-8 would be the spread
 
 Solver = Callable[[LogScaleObjective, np.ndarray], np.ndarray]
+
+
+DIGITS = Recipe(lr=0.1, batch_size=64, epochs=20)
+
+
+def digit_inputs() -> Float[Tensor, "n 64"]:
+    """scikit-learn's training digits, as vectors in [0, 1]."""
+    return load("digits", "train", flat=True).inputs
+
+
+def trained_digits(networks: int, *, seed: int, device: torch.device | str = "cpu") -> Params:
+    """A population of 64-16-10 ReLU networks trained on digits; those that diverged are left out."""
+    digits = load("digits", "train", flat=True)
+    net = perceptron((64, 16, 10))
+    population = train(net, digits.inputs, digits.targets, DIGITS, members=networks, seed=seed, device=device)
+    return population.where(population.finite).params
+
+
+def untrained(widths: Sequence[int], networks: int, *, seed: int) -> Params:
+    """Perceptrons as PyTorch initialises them, in float64."""
+    return dict(initial(perceptron(widths).double(), networks, seed))
+
+
+def symmetries_of(widths: Sequence[int]) -> Symmetries:
+    """The symmetries of a ReLU perceptron of these widths."""
+    return find_symmetries(perceptron(widths), torch.zeros(2, widths[0]))
 
 
 def midpoint_violations(
@@ -38,7 +75,7 @@ def lbfgs(objective: LogScaleObjective, start: Float[np.ndarray, " n"]) -> Float
     from scipy.optimize import minimize
 
     value, gradient, _ = _functions(objective)
-    options = {"maxiter": 10_000, "maxfun": 100_000, "ftol": 0.0, "gtol": 1e-12, "maxcor": 30}
+    options = {"maxiter": 10_000, "maxfun": 100_000, "ftol": 1e-16, "gtol": 1e-10, "maxcor": 20}
     return minimize(value, start, jac=gradient, method="L-BFGS-B", options=options).x
 
 
@@ -59,24 +96,33 @@ def cone_program(objective: LogScaleObjective, start: Float[np.ndarray, " n"]) -
     moved = objective.coefficients.numpy() * np.exp(exponents @ start)
     u = cvxpy.Variable(exponents.shape[1])
     mass = cvxpy.sum(cvxpy.exp(exponents @ u + np.log(moved / moved.sum())))
-    cvxpy.Problem(cvxpy.Minimize(mass)).solve(solver="CLARABEL")
+    with warnings.catch_warnings():
+        # Clarabel says so where it stops short of 1e-10; the mass at its answer, found here, is what judges it.
+        warnings.filterwarnings("ignore", message="Solution may be inaccurate")
+        cvxpy.Problem(cvxpy.Minimize(mass)).solve(solver="CLARABEL", **CLARABEL)
     return start + u.value
 
 
 SOLVERS: dict[str, Solver] = {"L-BFGS": lbfgs, "Newton": newton, "CVXPY": cone_program}
 
 
-def minima(
-    params: Params, symmetries: Symmetries, starts: Float[Tensor, "S n"], solvers: Mapping[str, Solver]
-) -> dict[str, Float[np.ndarray, " S"]]:
-    """The minimum mass of one network from every start by each solver, all evaluated by the same objective."""
-    objective = log_scale_objective(params, symmetries)
-    copies = {name: tensor.expand(len(starts), *tensor.shape) for name, tensor in params.items()}
-    found = {"coordinate descent": min_mass(copies, symmetries, start=objective.split(starts)).mass.numpy()}
-    for name, solve in solvers.items():
-        ends = np.stack([solve(objective, start) for start in starts.numpy()])
-        found[name] = objective(torch.from_numpy(ends)).numpy()
-    return found
+def descended(
+    params: Params, symmetries: Symmetries, starts: Float[Tensor, "P S n"]
+) -> Float[np.ndarray, "P S"]:
+    """The minimum mass of every network of a population from each of its own S starts, by coordinate descent."""
+    each = starts.shape[1]
+    copies = {name: tensor.repeat_interleave(each, 0) for name, tensor in params.items()}
+    sizes = [freedom.size for freedom in symmetries.scales]
+    found = min_mass(copies, symmetries, start=starts.flatten(0, 1).split(sizes, dim=1))
+    return found.mass.unflatten(0, starts.shape[:2]).cpu().numpy()
+
+
+def solved_by(
+    solver: Solver, objective: LogScaleObjective, starts: Float[Tensor, "S n"]
+) -> Float[np.ndarray, " S"]:
+    """The minimum mass of one network from each start by a general solver, evaluated by the same objective."""
+    ends = np.stack([solver(objective, start) for start in starts.numpy()])
+    return objective(torch.from_numpy(ends)).numpy()
 
 
 def measure(
@@ -90,23 +136,24 @@ def measure(
     networks = population_size(params)
     chosen = [member(params, i) for i in range(networks)]
     objectives = [log_scale_objective(one, symmetries) for one in chosen]
-    size = sum(objectives[0].sizes)
+    size, shares = sum(objectives[0].sizes), -(-pairs // networks)
     each = torch.arange(networks)
-    violations, shares = 0, -(-pairs // networks)
     ends = randomness.normal(seed, each, "midpoint ends", 0, (2, shares, size), torch.float64)
     points = randomness.normal(seed, each, "starts", 0, (starts, size), torch.float64)
 
-    spreads, eigenvalues, boundary, runs = [], [], [], 0
-    for i, (one, objective) in enumerate(zip(chosen, objectives, strict=True)):
-        violations += midpoint_violations(objective, *ends[i])
-        found = np.concatenate(
-            list(minima(one, symmetries, points[i], SOLVERS if i < solved else {}).values())
-        )
-        spreads.append((found.max() - found.min()) / found.min())
-        runs += len(found)
-        eigenvalues.append(float(curvature(objective, torch.cat(min_mass(one, symmetries).log_scales))))
-        dead = log_scale_objective(without_unit(one, symmetries), symmetries)
-        boundary.append(abs(float(curvature(dead, torch.zeros(size, dtype=torch.float64)))))
+    violations = sum(midpoint_violations(objectives[i], *ends[i]) for i in range(networks))
+    found = [[row] for row in descended(params, symmetries, points)]
+    for i in range(min(solved, networks)):
+        found[i] += [solved_by(solver, objectives[i], points[i]) for solver in SOLVERS.values()]
+    masses = [np.concatenate(rows) for rows in found]
+    spreads = [float((row.max() - row.min()) / row.min()) for row in masses]
+    runs = sum(len(row) for row in masses)
+
+    optimum = torch.cat(min_mass(params, symmetries).log_scales, dim=1)
+    eigenvalues = [float(curvature(objectives[i], optimum[i])) for i in range(networks)]
+    zero = torch.zeros(size, dtype=torch.float64)
+    lame = [log_scale_objective(without_unit(one, symmetries), symmetries) for one in chosen]
+    boundary = [abs(float(curvature(objective, zero))) for objective in lame]
 
     def summary(name: str, values: list[float], n: int, worst: Callable) -> Measurement:
         return Measurement(
@@ -127,6 +174,15 @@ def measure(
         summary("smallest_eigenvalue", eigenvalues, networks, min),
         summary("boundary", boundary, networks, max),
     ]
+
+
+def measure_all(orbits: Mapping[str, tuple[Sequence[int], Params]], **sizes: int) -> list[Measurement]:
+    """`measure` for several kinds of perceptron: cell -> (widths, population), taken to float64 on the CPU."""
+    found = []
+    for cell, (widths, params) in orbits.items():
+        doubles = {name: tensor.double().cpu() for name, tensor in params.items()}
+        found += measure(doubles, symmetries_of(widths), cell, **sizes)
+    return found
 
 
 def without_unit(params: Params, symmetries: Symmetries) -> Params:

@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 from lib import randomness
 from lib.claims import Measurement
 from lib.networks import optumnist, perceptron
-from lib.params import Params
+from lib.params import Params, member, population_size
 from lib.population import initial
 from lib.symmetry import (
     Symmetries,
@@ -49,7 +49,7 @@ def exhibits(seed: int, n: int = 1000) -> list[Exhibit]:
     return [
         Exhibit("two-neuron ReLU", perceptron((2, 2, 1)), points(2)),
         Exhibit("digits ReLU MLP", perceptron(digits), points(64)),
-        Exhibit("grouped convolution", optumnist(), points(1, 28, 28)[: n // 4]),
+        Exhibit("grouped convolution", optumnist(), points(1, 28, 28)[: n // 10]),
         Exhibit("batch norm, eps 0", perceptron(digits, norm=nn.BatchNorm1d, eps=0.0), points(64)),
         Exhibit("tanh (permutation only)", perceptron(digits, nn.Tanh), points(64), perceptron(digits)),
         Exhibit("SiLU (permutation only)", perceptron(digits, nn.SiLU), points(64), perceptron(digits)),
@@ -118,32 +118,25 @@ def measure(seed: int, *, elements: int, seeds: int) -> list[Measurement]:
 
 
 def measure_trained(
-    net: nn.Module,
-    params: Mapping[str, Tensor],
-    inputs: Float[Tensor, "n d"],
-    cell: str,
-    *,
-    elements: int,
-    seed: int,
-) -> Measurement:
-    """`invariance_float32` of a trained population, one random element a member drawn ``elements`` times.
+    populations: Mapping[str, Params], inputs: Mapping[str, Float[Tensor, "n d"]], *, elements: int, seed: int
+) -> list[Measurement]:
+    """`invariance_float32` of trained ReLU perceptrons (P, ...) under ``elements`` random group elements a member.
 
     Value and upper end: the largest relative change over members and elements; lower end: the smallest over members.
     """
-    symmetries = find_symmetries(net, inputs[:2])
-    generator = torch.Generator().manual_seed(seed)
-    members = len(next(iter(params.values())))
-    largest = []
-    for i in range(members):
-        one = {name: tensor[i] for name, tensor in params.items()}
-        moved, _ = act(one, symmetries, symmetries, elements, generator)
-        largest.append(float(relative_change(net, one, moved, inputs).max()))
-    return Measurement(
-        "invariance_float32",
-        cell,
-        max(largest),
-        min(largest),
-        max(largest),
-        n=elements * members,
-        seeds=members,
-    )
+    found = []
+    for cell, params in populations.items():
+        widths = [tensor.shape[-1] for name, tensor in params.items() if name.endswith("weight")]
+        net = perceptron([*widths, list(params.values())[-1].shape[-1]])
+        symmetries = find_symmetries(net, inputs[cell][:2])
+        generator = torch.Generator().manual_seed(seed)
+        largest = []
+        for i in range(population_size(params)):
+            one = {name: tensor.float().cpu() for name, tensor in member(params, i).items()}
+            moved, _ = act(one, symmetries, symmetries, elements, generator)
+            largest.append(float(relative_change(net, one, moved, inputs[cell]).max()))
+        size = {"n": elements * len(largest), "seeds": len(largest)}
+        found.append(
+            Measurement("invariance_float32", cell, max(largest), min(largest), max(largest), **size)
+        )
+    return found

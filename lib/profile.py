@@ -25,7 +25,8 @@ class TwoNeurons:
     leapfrog: int
     pairs: int  # midpoint inequalities (P1-C4)
     starts: int  # of each solver
-    mass_networks: int  # trained 64-16-10 networks whose minimum mass is found
+    mass_networks: int  # networks of each kind whose minimum mass is found
+    solved: int  # of them handed to the general solvers too
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ QUICK = Profile(
         leapfrog=10,
         pairs=10_000,  # the notes' number
         starts=20,  # the notes' number
-        mass_networks=64,
+        mass_networks=16,
+        solved=1,  # three solvers from 20 starts of one network: a second or two a kind
     ),
 )
 
@@ -71,6 +73,7 @@ FULL = Profile(
         pairs=100_000,
         starts=50,
         mass_networks=1_000,  # the notes' number
+        solved=20,
     ),
 )
 

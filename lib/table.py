@@ -18,13 +18,13 @@ class Table:
     """Column titles and rows of plain text; the first column names its row."""
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | int]]
     caption: str = ""
 
     def markdown(self) -> str:
         """The table as MyST Markdown, inside a block that scrolls sideways where the page is narrow."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        cells = [[cell if cell == "---" else markdown(cell) for cell in line] for line in lines]
+        cells = [[cell if cell == "---" else markdown(str(cell)) for cell in line] for line in lines]
         return "\n".join(["````{div} scroll", "", *(f"| {' | '.join(line)} |" for line in cells), "````"])
 
     def html(self) -> str:
@@ -34,7 +34,7 @@ class Table:
         )
         body = "".join(
             f'<tr><th scope="row">{escape(str(row[0]))}</th>'
-            + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+            + "".join(f"<td>{escape(str(cell))}</td>" for cell in row[1:])
             + "</tr>"
             for row in self.rows
         )
@@ -46,7 +46,7 @@ class Table:
         )
 
     def __str__(self) -> str:
-        return "\n".join(" | ".join(line) for line in (self.columns, *self.rows))
+        return "\n".join(" | ".join(map(str, line)) for line in (self.columns, *self.rows))
 
     __repr__ = __str__
     _repr_html_ = html
