@@ -24,15 +24,8 @@ from lib.env import lock_digest
 from lib.reach import Module, Reach
 
 SIZES = "lib.profile"  # counted by the chapter's own sizes, not by its source, which holds the other chapters' too
-PRESENTATION = {
-    "lib.plots",
-    "lib.widgets",
-    "lib.results",
-    "lib.claims",
-    "lib.scoreboard",
-    "lib.digest",
-    "lib.run",
-}
+MACHINERY = {"lib.digest", "lib.reach", "lib.chapter", "lib.env", "lib.execute", "lib.run"}
+PRESENTATION = {"lib.plots", "lib.widgets", "lib.results", "lib.claims", "lib.scoreboard"}
 SILENT_FIELDS = {"ctx", "kind", "type_comment", "type_ignores"}
 
 
@@ -43,13 +36,13 @@ def of_chapter(chapter: Chapter | str, profile: str, root: Path = ROOT) -> str:
     notebook has and ValueError for an unknown profile.
     """
     chapter = find([chapter], root)[0] if isinstance(chapter, str) else chapter
-    reach = follow(chapter, root, only="measure", without={SIZES, *PRESENTATION})
+    reach = follow(chapter, root, only="measure", without={SIZES, *PRESENTATION, *MACHINERY})
     return sha256(describe(reach), sizes(chapter, profile, root), settings(chapter, root))
 
 
 def run_key(chapter: Chapter, profile: str, seed: int, device: str, root: Path = ROOT) -> str:
     """sha256 of everything that can change the outputs of the chapter's notebook."""
-    reach = follow(chapter, root, without={SIZES})
+    reach = follow(chapter, root, without={SIZES, *MACHINERY})
     published = root / "data" / "results" / "full" / f"{chapter.name}.json"
     raising = [cell.index for cell in chapter.code_cells() if "raises-exception" in cell.tags]
     return sha256(
@@ -57,7 +50,10 @@ def run_key(chapter: Chapter, profile: str, seed: int, device: str, root: Path =
         sizes(chapter, profile, root),
         entries(chapter, reach.strings, root),
         lock_digest(root / "requirements.txt"),
-        published.read_text(encoding="utf-8") if published.is_file() else "",
+        # the page stamps a published run as stale by today's digest of the full profile
+        [published.read_text(encoding="utf-8"), of_chapter(chapter, "full", root)]
+        if published.is_file()
+        else [],
         [profile, seed, device, sys.version_info[:2], raising],
     )
 
