@@ -180,6 +180,8 @@ SHAPES = [
     ((2, 2, 1), "binary_cross_entropy", 10, torch.float32),
     ((8, 50, 1), "mse", 32, torch.float32),
     ((7, 33, 9, 3), "cross_entropy", 50, torch.float32),
+    ((33, 50, 10), "binary_cross_entropy", 50, torch.float32),
+    ((50, 5), "cross_entropy", 10, torch.float32),
     ((5, 11, 3), "mse", 7, torch.float64),
 ]
 
