@@ -1,7 +1,8 @@
 """A Sphinx extension: the plain docstrings of ``lib`` as pages.
 
 They are written to be read in an editor, with |x|, m* and aligned columns in them. Read as reStructuredText that is
-full of markup nobody meant; here prose is escaped, sections and columns become lists, indented formulas stay as drawn.
+full of markup nobody meant; here prose is escaped, sections and columns become lists, indented formulas stay as drawn
+and those between $$ are set.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ def convert(lines: list[str]) -> Iterator[str]:
         section = SECTION.fullmatch(first)
         if section:
             yield from _section(section[1], section[2], block[1:])
+        elif first.strip().startswith("$$") and block[-1].strip().endswith("$$"):
+            formula = " ".join(line.strip() for line in block).strip("$ ")
+            yield from [".. math::", "", f"   {formula}"]
         elif first.startswith((" ", ">>>")):
             yield from ["::", "", *(f"   {line}" for line in block)]
         elif COLUMN.fullmatch(first) and all(

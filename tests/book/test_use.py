@@ -1,7 +1,5 @@
 """What a reader does with the site: searches, downloads, opens it from a folder, follows with the keyboard."""
 
-import json
-
 import nbformat
 import pytest
 
@@ -46,7 +44,7 @@ def test_the_download_button_gives_the_executed_notebook(open_page, chapter):
     page.get_by_role("button", name="Download this page").click()
     with page.expect_download() as waiting:
         page.locator(".dropdown-download-buttons a[href$='.ipynb']").click()
-    notebook = nbformat.from_dict(json.loads(waiting.value.path().read_text(encoding="utf-8")))
+    notebook = nbformat.reads(waiting.value.path().read_text(encoding="utf-8"), as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert any(cell.outputs for cell in code)
