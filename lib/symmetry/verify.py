@@ -171,10 +171,11 @@ class _Norms(TorchFunctionMode):
         return func(*call.args, **call.kwargs)
 
     def _set_statistics(self, input: Tensor, running_mean: Tensor, running_var: Tensor) -> None:
-        """Random statistics of the size of the signal: square mean times U(½, 1), mean times U(0, 1)."""
+        """Random statistics of the size of the signal: mean times U(0, 1), mean squares times U(½, 1½)."""
         channels = input.movedim(1, 0).flatten(1)
         jitter = torch.rand(2, len(channels), dtype=torch.float64, generator=self.calibrate)
         size = channels.square().mean(1)
+        size = size + size.mean()  # a channel that is almost silent here must not blow rounding errors up
         running_mean.copy_(channels.mean(1) * jitter[0])
         running_var.copy_(torch.where(size > 0, size, 1.0) * (0.5 + jitter[1]))
 
