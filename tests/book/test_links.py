@@ -12,8 +12,8 @@ from .conftest import SITE
 pytestmark = pytest.mark.book
 
 
-# sphinx-proof and sphinx-exercise give every box's content the same id; nothing links to it.
-REPEATED = {"proof-content", "exercise-content", "solution-content"}
+# sphinx-proof and sphinx-exercise give every proof, and the content of every box, the same id; nothing links to it.
+REPEATED = {"proof", "proof-content", "exercise-content", "solution-content"}
 
 
 class Links(HTMLParser):
