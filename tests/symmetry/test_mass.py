@@ -121,6 +121,17 @@ def test_the_certificate_is_a_bound_at_every_sweep_and_closes(name: str) -> None
     assert min_mass(params, symmetries, max_sweeps=0).gap.min() > 1e-3  # a bad point is not certified
 
 
+def test_units_that_feed_one_another_do_not_overshoot() -> None:
+    """Two units in a circle, hardly anything else: joint full steps would swap them for ever, at mass 101."""
+    net, symmetries = handmade.loop()
+    params = member(handmade.population(net, 1, seed=5), 0)
+    params = {name: 1e-6 * tensor for name, tensor in params.items()}
+    params["block.weight"] = torch.zeros(5, 5, dtype=torch.float64)
+    params["block.weight"][0, 1], params["block.weight"][1, 0] = 10.0, 1.0
+    result = min_mass(params, symmetries, tolerance=0.0, max_sweeps=3)
+    assert abs(result.mass.item() / (2 * 10.0 * 1.0) - 1) < 1e-6
+
+
 @pytest.mark.parametrize("name", HOMOGENEOUS)
 def test_the_minimum_belongs_to_the_orbit(name: str) -> None:
     net, symmetries = handmade.BUILDERS[name]()
