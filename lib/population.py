@@ -9,7 +9,6 @@ perceptron's result; for other modules, members agree across populations up to r
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,15 +23,18 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from . import archive, losses
+from .archive import load, save
 from .dense import Dense
+from .initial import initial, member_ids
 from .params import Params, population_size, select
-from .randomness import permutation, uniform
+from .randomness import permutation
 from .recipe import Recipe
 from .vmapped import UnsupportedTraining, Vmapped
 
-CACHE = 2 << 20  # bytes that the members of a chunk touch in one step, on a CPU
+__all__ = ["Population", "UnsupportedTraining", "evaluate", "initial", "load", "predict", "save", "train"]
+
+CACHE = 4 << 20  # bytes that the members of a chunk touch in one step, on a CPU
 MEMORY = 2 << 30  # the same, on an accelerator
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True)
@@ -76,55 +78,6 @@ class Population:
             self.loss[keep],
             self.diverged_at[keep],
         )
-
-
-def initial(net: nn.Module, members: int | range | Tensor, seed: int) -> Params:
-    """PyTorch's default initial distributions, drawn by counter, on the device of ``members``.
-
-    Linear and convolution weights and biases are uniform on ±1/√fan_in (what ``kaiming_uniform_(a=√5)`` comes to), norm
-    layers start at scale 1 and shift 0, buffers as in ``net``.  Raises UnsupportedTraining, with its name, for any other
-    layer that owns parameters.
-    """
-    members = member_ids(members)
-    params = {}
-    for prefix, layer in net.named_modules():
-        own = dict(layer.named_parameters(prefix, recurse=False))
-        if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)) and not getattr(
-            layer, "transposed", False
-        ):
-            bound = 1 / math.sqrt(layer.weight[0].numel())
-            for name, parameter in own.items():
-                draw = uniform(seed, members, f"initial/{name}", 0, tuple(parameter.shape), parameter.dtype)
-                params[name] = (2 * draw - 1) * bound
-        elif isinstance(layer, NORMS):
-            for name, parameter in own.items():
-                value = 1.0 if name.endswith("weight") else 0.0
-                shape = (len(members), *parameter.shape)
-                params[name] = torch.full(shape, value, dtype=parameter.dtype, device=members.device)
-        elif own:
-            raise UnsupportedTraining(
-                f"layer {prefix!r} ({type(layer).__name__}) has no known initial distribution here: "
-                "pass initial parameters with start=."
-            )
-    for name, tensor in net.state_dict().items():
-        if name not in params:
-            params[name] = tensor.to(members.device).expand(len(members), *tensor.shape).clone()
-    return {name: params[name] for name in net.state_dict()}
-
-
-def member_ids(members: int | range | Tensor) -> Int64[Tensor, " P"]:
-    """Members as int64 ids: a number P means 0 … P-1."""
-    if not isinstance(members, Tensor):
-        members = (
-            torch.arange(members)
-            if isinstance(members, int)
-            else torch.tensor(list(members), dtype=torch.int64)
-        )
-    if members.ndim != 1 or len(members) == 0 or members.is_floating_point():
-        raise ValueError(
-            f"members must be a number, a range or a 1-d tensor of ids, at least one: got {members}."
-        )
-    return members.long()
 
 
 def train(
@@ -175,7 +128,7 @@ def train(
     state = _State(
         weights,
         recipe.moments(weights),
-        torch.full((len(slots),), torch.nan, dtype=torch.float64, device=device),
+        torch.full((len(slots),), torch.nan, dtype=model.dtype, device=device),
         torch.full((len(slots),), -1, device=device),
     )
     print_of_run = archive.fingerprint(recipe.to_dict(), seed, slots, weights, inputs, targets)
@@ -204,7 +157,7 @@ def train(
         ids.to(device),
         seed,
         recipe,
-        state.loss[here].to(model.dtype),
+        state.loss[here],
         state.diverged_at[here],
     )
 
@@ -291,31 +244,32 @@ class _Run:
         before, total, seen = state.copy(), 0.0, 0
         for _, values in self.walk(state, members, epoch, want_losses=last):
             if last:
-                total, seen = total + values.sum(dim=1).double(), seen + values.shape[1]
+                total, seen = total + values.sum(dim=1), seen + values.shape[1]
         finite = state.finite()
         if last:
             state.loss.copy_(total / seen)
             finite &= state.loss.isfinite()
+        lost = ~finite & (state.diverged_at < 0)
         if bool(
-            (finite | (state.diverged_at >= 0)).all()
+            (finite & (state.diverged_at < 0)).all()
         ):  # the one synchronisation of an epoch on an accelerator
-            if bool(finite.all()) and not bool((state.diverged_at >= 0).any()):
-                return
-        else:
-            self.trace(before, state, members, epoch)
+            return
+        if bool(lost.any()):
+            self.trace(before, state, members, epoch, lost)
         frozen = state.diverged_at >= 0
         state.put_back(frozen, before)
         state.loss.masked_fill_(frozen, torch.nan)
 
-    def trace(self, before: _State, state: _State, members: Tensor, epoch: int) -> None:
-        """Find the step at which members of this epoch diverged; ``before`` gets their last finite weights."""
+    def trace(self, before: _State, state: _State, members: Tensor, epoch: int, lost: Tensor) -> None:
+        """Find the steps at which the members ``lost`` diverged; ``before`` gets their last finite weights."""
         replay = before.copy()
         previous = replay.copy()
         for step, values in self.walk(replay, members, epoch, want_losses=True):
-            lost = ~(replay.finite() & values.sum(dim=1).isfinite()) & (state.diverged_at < 0)
-            state.diverged_at.masked_fill_(lost, step)
-            before.put_back(lost, previous)
-            previous = replay.copy()
+            now = lost & ~(replay.finite() & values.sum(dim=1).isfinite())
+            state.diverged_at.masked_fill_(now, step)
+            before.put_back(now, previous)
+            lost, previous = lost & ~now, replay.copy()
+        state.diverged_at.masked_fill_(lost, step)  # none, unless a device rounds otherwise the second time
 
 
 def _chunks(slots: int, size: int, lanes: int, device: torch.device, workers: int) -> list[slice]:

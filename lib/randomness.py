@@ -32,7 +32,8 @@ Words = Tensor | np.ndarray | int
 def philox(counter: Sequence[Words], key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:
     """Philox4x32-10: four 32-bit words from a counter of four 32-bit words and a key of two.
 
-    Words are held in int64 tensors (or NumPy arrays) that broadcast against each other (the first two rounds then cost next to nothing).
+    Words are held in int64 tensors (or NumPy arrays) that broadcast against each other: the first two rounds then cost
+    next to nothing.
     Bits above the 32nd are garbage between rounds, since only the xor that is masked next ever sees them.
     """
     a, b, c, d = counter
