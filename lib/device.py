@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -27,3 +29,18 @@ def pick(name: str | None = None) -> torch.device:
     if not present[name]():
         raise RuntimeError(f"this machine has no {name} device: use --device auto, or --device cpu.")
     return torch.device(name)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside the block torch's CPU operators use one thread.
+
+    Where thousands of small operations follow each other, a second thread gains little, and costs much on a
+    machine that does something else besides: each operation then waits for the slower of the two.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -97,14 +97,14 @@ def posterior(
     flips: bool = True,
     device: torch.device | str = "cpu",
 ) -> hmc.Samples:
-    """HMC draws from p(θ | data) with prior N(0, sigma²), every chain started from its own draw of N(0, 1).
+    """HMC draws from p(θ | data) with prior N(0, sigma²), every chain started from its own draw of N(0, 0.3²).
 
     ``flips`` adds the exact move that turns a unit round (lib.posteriors.moves.flip_unit) after every transition.
     """
     inputs, labels = (tensor.to(device) for tensor in two_blobs(draw))
     net = network()
     target = log_posterior(net, inputs, labels.to(inputs.dtype), sigma=sigma)
-    start = randomness.normal(seed, torch.arange(chains, device=device), "hmc start", 0, (9,))
+    start = 0.3 * randomness.normal(seed, torch.arange(chains, device=device), "hmc start", 0, (9,))
     moves = (flip_unit(net, inputs),) if flips else ()
     return hmc.sample(target, start, warmup=warmup, draws=draws, leapfrog=leapfrog, moves=moves, seed=seed)
 

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lib import randomness
+from lib.device import one_thread
 from lib.posteriors.moves import Move
 from lib.posteriors.target import Target
 
@@ -146,6 +147,7 @@ def _accept(old: State, new: State, accepted: Tensor) -> State:
     )
 
 
+@one_thread()
 def sample(
     target: Target,
     start: Float[Tensor, "C D"],
@@ -175,7 +177,10 @@ def sample(
         for i, move in enumerate(moves):
             state, _ = jump(state, target, move, drawn.jumps[:, i])
         log_step += 0.5 * (t + 1) ** -0.4 * (float(probability.mean()) - acceptance)
-        kernel = replace(kernel, step_size=math.exp(log_step))
+        # Wide jitter at first: a chain that starts on a cliff needs steps far smaller than its neighbours'.
+        kernel = replace(
+            kernel, step_size=math.exp(log_step), jitter=max(jitter, 1.0) if 2 * t < warmup else jitter
+        )
 
     positions, log_density = start.new_empty(draws, *start.shape), start.new_empty(draws, len(start))
     total, jumps, diverged = start.new_zeros(3, len(start))
