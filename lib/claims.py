@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lib import rules
 from lib.ledger import CHAPTERS, Claim, LedgerError, ledger, setting
@@ -62,8 +62,10 @@ class Verdict:
 
     @property
     def headline(self) -> Finding | None:
-        """The first condition's finding, whose number stands on the page."""
-        return self.findings[0] if self.findings else None
+        """The finding whose number stands on the page: the first condition that came out as the claim did."""
+        return next((f for f in self.findings if f.verdict == self.verdict), None) or next(
+            iter(self.findings), None
+        )
 
     @property
     def sentence(self) -> str:
@@ -107,19 +109,20 @@ def judge(
         reason = claim.out_of_reach[profile]
         return Verdict(claim_id, OUT_OF_REACH, math.nan, (math.nan, math.nan), note=reason, **fixed)
     verdict, findings = rules.judge(claim.rule, profile, mine)
-    head = findings[0]
-    return Verdict(
+    judged = Verdict(
         claim_id,
         verdict,
-        head.value,
-        (head.low, head.high),
+        math.nan,
+        (math.nan, math.nan),
         note="; ".join(_because(verdict, findings)),
-        label=claim.measures[head.condition.measure],
         shows=_EXACT if claim.chance(profile) == 0 else _SHOWS[profile],
         findings=findings,
         measurements=mine,
         **fixed,
     )
+    head = judged.headline
+    label = claim.measures[head.condition.measure]
+    return replace(judged, value=head.value, interval=(head.low, head.high), label=label)
 
 
 _ledger = ledger  # `judge` has an argument of that name

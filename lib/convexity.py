@@ -75,7 +75,7 @@ def lbfgs(objective: LogScaleObjective, start: Float[np.ndarray, " n"]) -> Float
     from scipy.optimize import minimize
 
     value, gradient, _ = _functions(objective)
-    options = {"maxiter": 10_000, "maxfun": 100_000, "ftol": 1e-16, "gtol": 1e-10, "maxcor": 20}
+    options = {"maxiter": 10_000, "maxfun": 100_000, "ftol": 1e-14, "gtol": 1e-10, "maxcor": 20}
     return minimize(value, start, jac=gradient, method="L-BFGS-B", options=options).x
 
 

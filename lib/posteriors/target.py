@@ -50,7 +50,7 @@ def bernoulli(
 ) -> tuple[Float[Tensor, " C"], Float[Tensor, "C n 1"]]:
     """Log-likelihood of labels 0/1 under the logits ``outputs``, summed over n, and its gradient in the outputs."""
     logits = outputs.squeeze(-1)
-    tail = torch.exp(-logits.abs())
+    tail = torch.exp(-logits.abs().clamp_max(80))  # beyond, exp gives denormal numbers, which are slow
     value = targets * logits - logits.clamp_min(0) - torch.log1p(tail)
     probability = torch.where(logits >= 0, 1 / (1 + tail), tail / (1 + tail))
     return value.sum(1), (targets - probability)[..., None]
