@@ -43,7 +43,7 @@ class Region:
 
 def median_radius(points: Float[np.ndarray, "n 2"]) -> float:
     """Median distance from the origin; raises ValueError for a cloud without finite extent."""
-    radius = float(np.median(np.linalg.norm(points, axis=1)))
+    radius = float(np.median(np.hypot(*points.T)))
     if not np.isfinite(radius) or radius == 0.0:
         raise ValueError(
             f"the cloud's median radius is {radius}: it has no finite extent; drop diverged members first."
@@ -53,19 +53,17 @@ def median_radius(points: Float[np.ndarray, "n 2"]) -> float:
 
 def density(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "cells cells"]:
     """Smoothed share of the points in each cell of the grid, for points in median radii; sums to at most 1."""
-    cell = np.floor((points + LIMIT) * (CELLS / (2 * LIMIT))).astype(np.int64)
-    within = ((cell >= 0) & (cell < CELLS)).all(axis=1)
-    counts = np.bincount(cell[within] @ (CELLS, 1), minlength=CELLS**2).reshape(CELLS, CELLS)
+    x, y = np.floor((points + LIMIT) * (CELLS / (2 * LIMIT))).astype(np.int64).T
+    within = (x >= 0) & (x < CELLS) & (y >= 0) & (y < CELLS)
+    counts = np.bincount((CELLS * x + y)[within], minlength=CELLS**2).reshape(CELLS, CELLS)
     return ndimage.gaussian_filter(counts / len(points), WIDTH, mode="constant")
 
 
 def highest_density(share: Float[np.ndarray, "cells cells"], mass: float) -> Bool[np.ndarray, "cells cells"]:
     """The smallest set of cells whose shares sum to ``mass`` of the grid's total."""
-    order = np.argsort(share, axis=None)[::-1]
-    held = np.cumsum(share.ravel()[order])
-    inside = np.zeros(share.size, dtype=bool)
-    inside[order[: np.searchsorted(held, mass * held[-1]) + 1]] = True
-    return inside.reshape(share.shape)
+    falling = np.sort(share[share > 0])[::-1]
+    held = np.cumsum(falling)
+    return share >= falling[np.searchsorted(held, mass * held[-1])]
 
 
 def region(points: Float[np.ndarray, "n 2"], mass: float = 0.8) -> Region:
@@ -83,7 +81,7 @@ def region(points: Float[np.ndarray, "n 2"], mass: float = 0.8) -> Region:
         area=float(inside.sum()) * (2 * LIMIT / CELLS) ** 2,
         pieces=relabel[labels],
         count=len(kept),
-        outside=float(np.mean(np.abs(scaled).max(axis=1) > LIMIT)),
+        outside=float(np.mean((np.abs(scaled) > LIMIT) @ (True, True))),
         radius=radius,
     )
 

@@ -49,11 +49,9 @@ def bernoulli(
     outputs: Float[Tensor, "C n 1"], targets: Float[Tensor, " n"]
 ) -> tuple[Float[Tensor, " C"], Float[Tensor, "C n 1"]]:
     """Log-likelihood of labels 0/1 under the logits ``outputs``, summed over n, and its gradient in the outputs."""
-    logits = outputs.squeeze(-1)
-    tail = torch.exp(-logits.abs().clamp_max(80))  # beyond, exp gives denormal numbers, which are slow
-    value = targets * logits - logits.clamp_min(0) - torch.log1p(tail)
-    probability = torch.where(logits >= 0, 1 / (1 + tail), tail / (1 + tail))
-    return value.sum(1), (targets - probability)[..., None]
+    sign = 2 * targets - 1
+    margin = sign * outputs.squeeze(-1)
+    return -nn.functional.softplus(-margin).sum(1), (sign * torch.sigmoid(-margin))[..., None]
 
 
 def gaussian(
@@ -76,51 +74,65 @@ def log_posterior(
     if not sigma > 0:
         raise ValueError(f"the prior's sigma is {sigma}: it must be positive.")
     chain = isinstance(net, nn.Sequential) and all(isinstance(layer, nn.Linear | nn.ReLU) for layer in net)
-    gradient = _chain_gradient if chain else _autograd_gradient
+    gradient = (_by_chain_rule if chain else _by_autograd)(net, inputs)
     constant = sum(p.numel() for p in net.parameters()) * math.log(sigma * math.sqrt(2 * math.pi))
 
     def target(positions: Tensor) -> tuple[Tensor, Tensor]:
-        value, slope = gradient(net, positions, inputs, lambda outputs: log_likelihood(outputs, targets))
+        value, slope = gradient(positions, lambda outputs: log_likelihood(outputs, targets))
         pull = positions / sigma**2
         return value - 0.5 * (positions * pull).sum(1) - constant, slope - pull
 
     return target
 
 
-def _autograd_gradient(net: nn.Module, positions: Tensor, inputs: Tensor, log_likelihood):
-    with torch.enable_grad():
-        leaf = positions.detach().requires_grad_()
-        outputs = outputs_of(net, leaf, inputs)
-        value, slope = log_likelihood(outputs.detach())
-        (gradient,) = torch.autograd.grad(outputs, leaf, slope)
-    return value, gradient
+def _by_autograd(net: nn.Module, inputs: Tensor):
+    def gradient(positions: Tensor, log_likelihood) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = positions.detach().requires_grad_()
+            outputs = outputs_of(net, leaf, inputs)
+            value, slope = log_likelihood(outputs.detach())
+            (found,) = torch.autograd.grad(outputs, leaf, slope)
+        return value, found
+
+    return gradient
 
 
-def _chain_gradient(net: nn.Sequential, positions: Tensor, inputs: Tensor, log_likelihood):
+def _by_chain_rule(net: nn.Sequential, inputs: Tensor):
     """Back-propagation through Linear and ReLU, units before examples: activations are (C, units, n)."""
-    params = unravel(positions, net)
-    activations = [inputs.T]
-    for name, layer in net.named_children():
-        below = activations[-1]
+    layers, end = [], 0  # of each layer: where weight and bias lie in a position; None for ReLU
+    for layer in net:
+        start, middle = end, end
         if isinstance(layer, nn.Linear):
-            above = params[f"{name}.weight"] @ below
-            if layer.bias is not None:
-                above += params[f"{name}.bias"][..., None]
-        else:
-            above = below.clamp_min(0)
-        activations.append(above)
+            middle = start + layer.weight.numel()
+            end = middle + (layer.bias.numel() if layer.bias is not None else 0)
+        layers.append((slice(start, middle), slice(middle, end), layer) if end > start else None)
+    below_all = inputs.T.contiguous()
 
-    value, slope = log_likelihood(activations.pop().mT)
-    slope = slope.mT  # (C, outputs, n)
-    gradients = {}
-    for name, layer in reversed(list(net.named_children())):
-        below = activations.pop()
-        if isinstance(layer, nn.Linear):
-            gradients[f"{name}.weight"] = slope @ below.mT
-            if layer.bias is not None:
-                gradients[f"{name}.bias"] = slope.sum(-1)
-            if activations:
-                slope = params[f"{name}.weight"].mT @ slope
-        else:
-            slope = slope * (below > 0)
-    return value, ravel({name: gradients[name] for name in params})
+    def gradient(positions: Tensor, log_likelihood) -> tuple[Tensor, Tensor]:
+        activations, weights = [below_all], []
+        for layer in layers:
+            below = activations[-1]
+            if layer is None:
+                weights.append(None)
+                activations.append(below.clamp_min(0))
+                continue
+            weight, bias, shape = positions[:, layer[0]], positions[:, layer[1]], layer[2].weight.shape
+            weights.append(weight.unflatten(1, shape))
+            above = weights[-1] @ below
+            activations.append(above.add_(bias[..., None]) if bias.shape[1] else above)
+
+        value, slope = log_likelihood(activations.pop().mT)
+        slope, found = slope.mT, torch.empty_like(positions)  # (C, outputs, n)
+        for i in reversed(range(len(layers))):
+            below = activations.pop()
+            if layers[i] is None:
+                slope = torch.ops.aten.threshold_backward(slope, below, 0)  # slope where below > 0, else 0
+                continue
+            found[:, layers[i][0]] = (slope @ below.mT).flatten(1)
+            if layers[i][1].stop > layers[i][1].start:
+                found[:, layers[i][1]] = slope.sum(-1)
+            if i:
+                slope = weights[i].mT @ slope
+        return value, found
+
+    return gradient

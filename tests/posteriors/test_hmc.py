@@ -25,7 +25,7 @@ def start(chains, dimension, spread=1.0):
 
 def test_moments_of_a_correlated_gaussian():
     covariance = torch.tensor([[1.0, 0.8], [0.8, 2.0]], dtype=torch.float64)
-    drawn = hmc.sample(normal_target(covariance), start(200, 2), warmup=60, draws=120, leapfrog=6, seed=1)
+    drawn = hmc.sample(normal_target(covariance), start(200, 2), warmup=150, draws=120, leapfrog=6, seed=1)
     flat = drawn.positions.flatten(0, 1)
     error = 5 / math.sqrt(4_000)  # at least 4,000 effective draws
     assert flat.mean(0).abs().max() < error * math.sqrt(2)
