@@ -15,9 +15,8 @@ def main(rounds: int = 5) -> None:
     import torch
     from torch import nn
 
-    from lib.population import train
+    from lib.population import Recipe, train
     from lib.randomness import normal
-    from lib.recipe import Recipe
 
     targets = torch.arange(400) // 200
     inputs = normal(0, torch.arange(400), "toy blobs", 0, (2,)) + 4.0 * targets[:, None] - 2

@@ -164,8 +164,7 @@ def measure(seconds: float = 5.0, where: str = "cpu") -> float:
     from torch import nn
 
     from lib.data import load
-    from lib.population import train
-    from lib.recipe import Recipe
+    from lib.population import Recipe, train
 
     digits = load("digits", "train")
     net = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))

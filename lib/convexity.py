@@ -18,8 +18,7 @@ from lib.claims import Measurement
 from lib.data import load
 from lib.networks import perceptron
 from lib.params import Params, member, population_size
-from lib.population import initial, train
-from lib.recipe import Recipe
+from lib.population import Recipe, initial, train
 from lib.symmetry import LogScaleObjective, Symmetries, find_symmetries, log_scale_objective, min_mass
 
 CLARABEL = {

@@ -18,11 +18,10 @@ from lib import randomness
 from lib.data import two_blobs
 from lib.modes import Clouds
 from lib.networks import perceptron
-from lib.population import Population, train
+from lib.population import Population, Recipe, train
 from lib.posteriors import hmc
 from lib.posteriors.moves import flip_unit
 from lib.posteriors.target import log_posterior, outputs_of, unravel
-from lib.recipe import Recipe
 from lib.symmetry import Symmetries, canonicalize, find_symmetries
 
 RECIPE = Recipe(lr=2.0, batch_size=10, epochs=10, loss="binary_cross_entropy")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lib import data
 from lib.data import Dataset, load, standardise, two_blobs
-from lib.download import File, files, read, registry
+from lib.data.download import File, files, read, registry
 
 NO_DATA = "set BOOK_DATA to the folder of the data to run this"
 needs_data = pytest.mark.skipif(not os.environ.get("BOOK_DATA"), reason=NO_DATA)
@@ -183,7 +183,7 @@ def test_classes_are_left_as_they_are():
 
 
 def test_every_set_is_fully_described():
-    from lib.readers import READERS
+    from lib.data.readers import READERS
 
     for name, entry in registry().items():
         assert {"title", "reader", "kind", "licence", "citation"} <= set(entry), name

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib import camvid, data, download
+from lib import data
+from lib.data import camvid, download
 
 
 def sha256(content: bytes) -> str:
@@ -385,7 +386,7 @@ def test_a_picture_of_another_size_is_refused(tmp_path):
 
 
 def test_idx_refuses_another_type():
-    from lib.readers import parse_idx
+    from lib.data.readers import parse_idx
 
     with pytest.raises(download.CorruptData, match="no idx file"):
         parse_idx(gzip.compress(b"\0\0\x0d\x01" + bytes(8)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.download import registry
+from lib.data.download import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 

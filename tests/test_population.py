@@ -21,14 +21,24 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lib import population as population_module
-from lib.archive import load, save
-from lib.dense import Dense
 from lib.params import member, select
-from lib.population import arrange, evaluate, initial, predict, train
+from lib.population import (
+    Constant,
+    Cosine,
+    MultiStep,
+    Recipe,
+    UnsupportedTraining,
+    evaluate,
+    initial,
+    load,
+    predict,
+    save,
+    train,
+    training,
+)
+from lib.population.dense import Dense
+from lib.population.training import arrange
 from lib.randomness import permutation
-from lib.recipe import Constant, Cosine, MultiStep, Recipe
-from lib.vmapped import UnsupportedTraining
 
 ROOT = Path(__file__).parents[1]
 ACCELERATOR = torch.cuda.is_available()
@@ -213,7 +223,7 @@ def test_bits_do_not_depend_on_chunks_and_threads(widths, loss, batch, dtype, mo
     whole, before = train(net, x, y, recipe, members=100, seed=3), torch.get_num_threads()
     try:
         for cache, threads in ((1, 1), (1, 3), (1 << 30, 2)):
-            monkeypatch.setattr(population_module, "CACHE", cache)
+            monkeypatch.setattr(training, "CACHE", cache)
             torch.set_num_threads(threads)
             assert_same_bits(train(net, x, y, recipe, members=100, seed=3), whole)
             assert torch.get_num_threads() == threads
@@ -330,7 +340,7 @@ def test_bits_of_a_run_that_was_stopped_and_resumed(tmp_path, monkeypatch, fast)
     arguments = {"members": 40, "seed": 3, "fast": fast}
     never_stopped = train(net, x, y, recipe, **arguments)
     path, epochs = tmp_path / "run.safetensors", []
-    original = population_module._Run.epoch
+    original = training._Run.epoch
 
     def breaks(self, state, members, epoch):
         epochs.append(epoch)
@@ -338,10 +348,10 @@ def test_bits_of_a_run_that_was_stopped_and_resumed(tmp_path, monkeypatch, fast)
             raise Killed
         original(self, state, members, epoch)
 
-    monkeypatch.setattr(population_module._Run, "epoch", breaks)
+    monkeypatch.setattr(training._Run, "epoch", breaks)
     with pytest.raises(Killed):
         train(net, x, y, recipe, checkpoint=path, every=0, **arguments)
-    monkeypatch.setattr(population_module._Run, "epoch", lambda *a: (epochs.append(a[-1]), original(*a)))
+    monkeypatch.setattr(training._Run, "epoch", lambda *a: (epochs.append(a[-1]), original(*a)))
     epochs.clear()
     with pytest.raises(ValueError, match="checkpoint of another run"):
         train(net, x, y, recipe, checkpoint=path, every=0, **arguments | {"seed": 4})
@@ -352,8 +362,7 @@ def test_bits_of_a_run_that_was_stopped_and_resumed(tmp_path, monkeypatch, fast)
 
 RUN_AND_WAIT = """
 import sys, torch
-from lib import archive
-from lib.population import train
+from lib.population import archive, train
 from tests.test_population import perceptron, problem, killed_recipe
 store = archive.store
 def store_and_say(*a):

@@ -7,8 +7,7 @@ from torch import nn
 
 from benchmarks.peers import digits
 from benchmarks.work import serve
-from lib.population import train
-from lib.recipe import Recipe
+from lib.population import Recipe, train
 
 x, y = map(torch.from_numpy, digits.data())
 net = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))

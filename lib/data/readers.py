@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib.camvid import SPLITS as CAMVID_SPLITS
-from lib.camvid import read_camvid_small
-from lib.download import CorruptData, describe, files, find, read
-from lib.splits import UCI_TRAINING_SHARE, part_of, philox, published, random_rows, uci_splits
+from lib.data.camvid import SPLITS as CAMVID_SPLITS
+from lib.data.camvid import read_camvid_small
+from lib.data.download import CorruptData, describe, files, find, read
+from lib.data.splits import UCI_TRAINING_SHARE, part_of, philox, published, random_rows, uci_splits
 
 CENTRE = 2.0  # two-blobs: the paper's stored means are about (-2.09, -1.89) and (2.19, 2.17), so nominally (∓2, ∓2)
 

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from lib.download import CorruptData, describe, registry
+from lib.data.download import CorruptData, describe, registry
 
 TRAINING_SHARE = 0.8  # of digits, diabetes and mnist5k, which have no published split
 UCI_TRAINING_SHARE = 0.9

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from .params import Params
-from .randomness import uniform
-from .vmapped import UnsupportedTraining
+from lib.params import Params
+from lib.population.vmapped import UnsupportedTraining
+from lib.randomness import uniform
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 

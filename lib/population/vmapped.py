@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from . import losses, randomness
-from .params import Params
+from lib import randomness
+from lib.params import Params
+from lib.population import losses
 
 
 class UnsupportedTraining(ValueError):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.download import CorruptData, cache_folder, describe, download, find
+from lib.data.download import CorruptData, cache_folder, describe, download, find
 
 SPLITS = ("train", "val", "test")
 HEIGHT, WIDTH, FACTOR = 360, 480, 4

@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .recipe import Recipe
+from lib.population.recipe import Recipe
 
 if TYPE_CHECKING:
-    from .population import Population
+    from lib.population.training import Population
 
 FORMAT = 1
 
@@ -68,7 +68,7 @@ def load(path: str | Path, net: nn.Module | None = None) -> Population:
 
     Raises FileNotFoundError, or ValueError for a damaged file, another kind of file, or other names or shapes.
     """
-    from .population import Population
+    from lib.population.training import Population
 
     tensors, index = read(path)
     if index.get("kind") != "population":

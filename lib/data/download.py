@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-REGISTRY = Path(__file__).resolve().parents[1] / "data" / "registry.toml"
+REGISTRY = Path(__file__).resolve().parents[2] / "data" / "registry.toml"
 
 
 class MissingData(RuntimeError):

@@ -1,7 +1,7 @@
 """Every data set of the book through one verb: ``load(name, split)``.
 
 What comes inside a package (digits, diabetes, mnist5k) or is made here (two-blobs) needs no file; for the others see
-lib/download.py: BOOK_DATA, then the cache, then a download with its checksum. data/registry.toml holds the sources.
+lib/data/download.py: BOOK_DATA, then the cache, then a download with its checksum. data/registry.toml holds the sources.
 """
 
 from __future__ import annotations
@@ -13,24 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.camvid import SPLITS as CAMVID_SPLITS
-from lib.download import CorruptData, MissingData, describe, files, find, registry
-from lib.readers import READERS, two_blobs
-from lib.splits import uci_splits
-
-__all__ = [
-    "CorruptData",
-    "Dataset",
-    "MissingData",
-    "Standardised",
-    "available",
-    "describe",
-    "load",
-    "standardise",
-    "two_blobs",
-    "uci",
-    "uci_splits",
-]
+from lib.data.camvid import SPLITS as CAMVID_SPLITS
+from lib.data.download import describe, files, find, registry
+from lib.data.readers import READERS
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """Thousands of independent networks at once: initialise, train, predict, evaluate.
 
 Every random draw is a counter-based function of (seed, member, purpose, step), so a member is the same network in any
-population.  Perceptrons take the hand-written passes of ``lib.dense``; any other module takes ``lib.vmapped``.
+population.  Perceptrons take the hand-written passes of ``lib.population.dense``; any other module takes ``lib.population.vmapped``.
 
 On a CPU the members are trained in chunks that fit the cache, one thread a chunk.  Chunks and threads change no bit of a
 perceptron's result; for other modules, members agree across populations up to rounding.
@@ -22,16 +22,13 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from . import archive, losses
-from .archive import load, save
-from .dense import Dense
-from .initial import initial, member_ids
-from .params import Params, population_size, select
-from .randomness import permutation
-from .recipe import Recipe
-from .vmapped import UnsupportedTraining, Vmapped
-
-__all__ = ["Population", "UnsupportedTraining", "evaluate", "initial", "load", "predict", "save", "train"]
+from lib.params import Params, population_size, select
+from lib.population import archive, losses
+from lib.population.dense import Dense
+from lib.population.initialise import initial, member_ids
+from lib.population.recipe import Recipe
+from lib.population.vmapped import Vmapped
+from lib.randomness import permutation
 
 CACHE = 4 << 20  # bytes that the members of a chunk touch in one step, on a CPU
 MEMORY = 2 << 30  # the same, on an accelerator

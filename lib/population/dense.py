@@ -19,8 +19,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from . import losses
-from .params import Params
+from lib.params import Params
+from lib.population import losses
 
 aten = torch.ops.aten
 
