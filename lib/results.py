@@ -195,7 +195,7 @@ def cell(entry: Mapping | None) -> str:
     text = f"{SYMBOLS[entry['verdict']]} {entry['verdict']}"
     if entry["value"] is None:
         return text
-    return f"{text}: {entry['label']} {number(entry['value'], entry['interval'], entry['unit'])}"
+    return f"{text}: {entry['label']} = {number(entry['value'], entry['interval'], entry['unit'])}"
 
 
 def full_cell(result: Mapping | None, claim_id: str, digest: str | None = None) -> str:

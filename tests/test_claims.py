@@ -372,3 +372,18 @@ def test_a_claim_that_stands_twice_or_is_malformed_is_named(tmp_path):
     (tmp_path / "two.toml").write_text(entry + entry, encoding="utf-8")
     with pytest.raises(LedgerError, match="P1-C1 stands twice"):
         claims.ledger(tmp_path / "two.toml")
+
+
+def test_the_number_on_the_page_is_that_of_the_condition_that_decided():
+    """P1-C2's first condition holds, its last does not: the sentence shows the last one's number."""
+    sizes = {"n": 5_000, "seeds": 1}
+    found = [
+        Measurement(name, f"cell {i}", value, value, value, **sizes)
+        for i in range(6)
+        for name, value in (("area_halved", 0.5), ("mode_orbits", 0.0), ("area_after_scaling", 1.3))
+    ]
+    verdict = claims.judge("P1-C2", "quick", found)
+    assert verdict.verdict == "not confirmed"
+    assert verdict.value == 1.3
+    assert "scaling removed" in verdict.label
+    assert claims.judge("P1-C2", "quick", found[:0]).headline is not None

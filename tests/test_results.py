@@ -166,7 +166,10 @@ def rows(table):
 
 def test_the_comparison_says_when_no_gpu_run_is_published(tmp_path):
     found = rows(results.comparison(["P1-C1", "P1-C2", "P1-C4"], verdicts(), root=tmp_path))
-    assert found["P1-C2"][1] == "✓ confirmed: 0.5 (0.45 to 0.55)"
+    assert (
+        found["P1-C2"][1]
+        == "✓ confirmed: 80 % highest-density area, permutations removed / kept = 0.5 (0.45 to 0.55)"
+    )
     assert found["P1-C1"][1] == "? unresolved"
     assert found["P1-C4"][1] == "not yet measured"
     assert {row[2] for row in found.values()} == {"GPU run not yet published"}
@@ -179,9 +182,10 @@ def test_a_published_run_is_stamped_stale_where_code_or_sizes_have_changed(tmp_p
     this_run = results.load("two-neurons", "quick", tmp_path)
     fresh = rows(results.comparison(["P1-C2", "P1-C4"], this_run, full_digest="abc", root=tmp_path))
     stale = rows(results.comparison(["P1-C2"], this_run, full_digest="abd", root=tmp_path))
-    assert fresh["P1-C2"][2] == "✗ not confirmed: 0.8 (0.75 to 0.85)"
+    text = "✗ not confirmed: 80 % highest-density area, permutations removed / kept = 0.8 (0.75 to 0.85)"
+    assert fresh["P1-C2"][2] == text
     assert fresh["P1-C4"][2] == "not yet measured"
-    assert stale["P1-C2"][2] == "✗ not confirmed: 0.8 (0.75 to 0.85) (STALE: made with other code or sizes)"
+    assert stale["P1-C2"][2] == f"{text} (STALE: made with other code or sizes)"
 
 
 def test_the_footer_tells_where_the_numbers_come_from(tmp_path):

@@ -79,7 +79,9 @@ def test_verdicts_are_symbol_and_word_and_counted_with_what_chance_would_give(tm
     publish(tmp_path, "quick")
     text = scoreboard.scoreboard_markdown(tmp_path)
     quick = cards(tmp_path)["P1-C1"][2]
-    assert quick.startswith("✓ confirmed: 0. Scope: Six small networks")
+    assert quick.startswith(
+        "✓ confirmed: largest relative change of the outputs, float64 = 0. Scope: Six small networks"
+    )
     (counts,) = tables(text)
     assert counts[1][:2] == ["✓ confirmed", "1/0"]
     assert counts[-1][:2] == ["… not yet measured", "13/14"]
@@ -93,7 +95,9 @@ def test_verdicts_are_symbol_and_word_and_counted_with_what_chance_would_give(tm
 def test_a_stale_full_run_is_stamped_and_a_fresh_one_is_not(tmp_path, monkeypatch):
     publish(tmp_path, "full", value=1.0)
     monkeypatch.setattr(scoreboard, "digest_now", lambda *_: "abc")
-    assert cards(tmp_path)["P1-C1"][3].startswith("✗ not confirmed: 1. Reason: invariance below 1e-09")
+    assert cards(tmp_path)["P1-C1"][3].startswith(
+        "✗ not confirmed: largest relative change of the outputs, float64 = 1. Reason: invariance below 1e-09"
+    )
     monkeypatch.setattr(scoreboard, "digest_now", lambda *_: "new")
     assert "STALE" in cards(tmp_path)["P1-C1"][3]
     assert "STALE" in scoreboard.verdicts_markdown(tmp_path)
