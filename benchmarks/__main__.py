@@ -44,7 +44,7 @@ def table(lines: list[dict]) -> str:
         unit = next((key.removeprefix("median_") for key in line if key.startswith("median_")), None)
         median = f"{line.pop(f'median_{unit}'):g} {unit.replace('_', ' ')}" if unit else "-"
         spread = f"{line.pop('min'):g} - {line.pop('max'):g}" if {"min", "max"} <= set(line) else ""
-        row = (line.pop("work"), line.pop("who"), median, spread, str(line.pop("runs", "")))
+        row = (line.pop("work", "machine"), line.pop("who", ""), median, spread, str(line.pop("runs", "")))
         rows.append((*row, ", ".join(f"{key} {value}" for key, value in line.items())))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

@@ -7,8 +7,9 @@ u_i ← u_i + ¼ log(out_i / in_i), with in_i and out_i the squared norms of wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float64, Int64
@@ -31,7 +32,7 @@ class MinMass:
 
     mass        the minimum m*; the infimum where ``attained`` is False
     log_scales  one (*P, size) tensor a freedom, those of the minimum; 0 at dead units and at freedoms not used
-    params      the network rescaled by them, in its own dtype
+    params      the network rescaled by them, in its own dtype (computed when it is asked for)
     gap         (m − m*) / m is at most this: proved by weak duality for every member, whatever the solver did
     sweeps      coordinate-descent sweeps over all freedoms
     attained    False where a dead unit still has weights on one side, which shrink for ever without reaching 0
@@ -41,12 +42,16 @@ class MinMass:
 
     mass: Float64[Tensor, "*P"]
     log_scales: tuple[Tensor, ...]
-    params: Params
     gap: Float64[Tensor, "*P"]
     sweeps: Int64[Tensor, "*P"]
     attained: Bool[Tensor, "*P"]
     strict: Bool[Tensor, "*P"]
     dead: tuple[Tensor, ...]
+    rescaled: Callable[[], Params] = field(repr=False)
+
+    @cached_property
+    def params(self) -> Params:
+        return self.rescaled()
 
 
 def mass(params: Mapping[str, Tensor], symmetries: Symmetries, biases: bool = False) -> Float64[Tensor, "*P"]:
@@ -97,12 +102,12 @@ def min_mass(
     return MinMass(
         mass=single(graph.total(scales) + nan),
         log_scales=log_scales,
-        params=rescale(params, symmetries, log_scales),
         gap=single(gap + nan),
         sweeps=single(sweeps),
         attained=single(attained & finite),
         strict=single(~torch.cat([*lost, ~finite[:, None]], 1).any(1)),
         dead=tuple(single(mask) for mask in lost),
+        rescaled=partial(rescale, params, symmetries, log_scales),
     )
 
 
