@@ -115,7 +115,8 @@ def invariants(samples: hmc.Samples) -> dict[str, Float[np.ndarray, "draws C"]]:
     """Scalars that permuting and rescaling units leave as they are: these decide whether the chains have met.
 
     The log-likelihood's partner is the log posterior's density, which the prior makes scale-dependent but not
-    permutation-dependent; path weights a_i |w_i| enter through their sum and product; predictions at seven points.
+    permutation-dependent; path weights a_i |w_i| enter through their sum and product; predictions as logits at seven
+    points (as probabilities they would tie at 1, and R-hat goes by ranks).
     """
     params = unravel(samples.positions.double(), network())
     incoming = params["0.weight"].norm(dim=-1)  # (draws, C, 2)
@@ -127,9 +128,9 @@ def invariants(samples: hmc.Samples) -> dict[str, Float[np.ndarray, "draws C"]]:
     }
     points = torch.tensor(PROBES, dtype=samples.positions.dtype, device=samples.positions.device)
     logits = outputs_of(network(), samples.positions.flatten(0, 1), points).squeeze(-1)
-    probability = torch.sigmoid(logits).unflatten(0, samples.positions.shape[:2])
+    logits = logits.unflatten(0, samples.positions.shape[:2])
     for i, (x1, x2) in enumerate(PROBES):
-        scalars[f"prediction at ({x1:g}, {x2:g})"] = probability[..., i]
+        scalars[f"logit at ({x1:g}, {x2:g})"] = logits[..., i]
     return {name: values.double().cpu().numpy() for name, values in scalars.items()}
 
 
