@@ -13,7 +13,7 @@ from lib.chapter import Chapter, chapters
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_CELL = 25  # lines; the book aims at 15
-MACHINE = r"/work/|/root/|/tmp/house|/home/\w+/|[A-Z]:\\\\Users"
+MACHINE = "|".join(rf"/{folder}/\w" for folder in ("work", "root", "tmp", "home")) + r"|[A-Z]:\\Users"
 REGISTRY = r"pypi\.org|pythonhosted\.org|registry\.npmjs|conda\.anaconda|deb\.debian\.org|download\.pytorch"
 
 

@@ -2,8 +2,9 @@
 
 from lib.population.archive import load, save
 from lib.population.initialise import initial, member_ids
+from lib.population.members import Population
 from lib.population.recipe import Constant, Cosine, MultiStep, Recipe
-from lib.population.training import Population, evaluate, predict, train
+from lib.population.training import evaluate, predict, train
 from lib.population.vmapped import UnsupportedTraining
 
 __all__ = [

@@ -6,17 +6,14 @@ import json
 import os
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lib.population.members import Population
 from lib.population.recipe import Recipe
-
-if TYPE_CHECKING:
-    from lib.population.training import Population
 
 FORMAT = 1
 
@@ -68,8 +65,6 @@ def load(path: str | Path, net: nn.Module | None = None) -> Population:
 
     Raises FileNotFoundError, or ValueError for a damaged file, another kind of file, or other names or shapes.
     """
-    from lib.population.training import Population
-
     tensors, index = read(path)
     if index.get("kind") != "population":
         raise ValueError(f"{path} holds a {index.get('kind')}, not a population.")
