@@ -17,6 +17,8 @@ def test_measurements_are_those_that_the_ledger_judges():
     assert all(m.n == 4 and m.seeds == 2 for m in found)
     assert max(m.high for m in exact.values()) < 1e-9
     assert min(m.low for m in broken.values()) > 1e-3
+    assert all(m.value == m.high for m in exact.values())
+    assert all(m.value == m.low for m in broken.values())
 
 
 def test_a_permutation_that_forgets_a_bias_is_seen():

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from lib.device import one_thread
 from lib.params import Params, population_size, select
 from lib.population import archive, losses
 from lib.population.dense import Dense
@@ -243,12 +244,8 @@ def _workers(device: torch.device, single: bool):
     if device.type != "cpu" or not single:
         yield 1, map
         return
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield threads, pool.map
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), ThreadPoolExecutor(threads) as pool:
+        yield threads, pool.map
 
 
 class _NoBar:

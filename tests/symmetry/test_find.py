@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lib.networks import optumnist
 from lib.params import params_of
 from lib.symmetry import (
     ScaleFreedom,
@@ -39,22 +40,6 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.connect(self, x)
-
-
-def optumnist() -> nn.Module:
-    """OptuMNIST-v1 (Laurent et al. 2024), 355 parameters."""
-    return nn.Sequential(
-        nn.Conv2d(1, 2, 4, bias=False),
-        nn.ReLU(),
-        nn.MaxPool2d(3, 3),
-        nn.Conv2d(2, 10, 5, groups=2, bias=False),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(10, 3),
-        nn.ReLU(),
-        nn.Linear(3, 10),
-    )
 
 
 class Block(nn.Module):
