@@ -35,6 +35,7 @@ from lib.population import (
     save,
     train,
     training,
+    walk,
 )
 from lib.population.dense import Dense
 from lib.population.training import arrange
@@ -499,3 +500,34 @@ def test_an_accelerator_trains_the_same_networks():
     assert_same_bits(there, again)
     for name, tensor in here.params.items():
         torch.testing.assert_close(tensor, there.params[name].cpu(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("fast", ["dense", "vmapped"])
+def test_a_walk_is_the_same_training_step_by_step(fast):
+    x, y = problem()
+    net = perceptron(6, 8, 4) if fast == "dense" else perceptron(6, 8, 4, activation=nn.SiLU)
+    recipe = Recipe(lr=0.1, batch_size=32, epochs=2, momentum=0.9, weight_decay=1e-3)
+    whole = train(net, x, y, recipe, members=5, seed=3)
+    moments = list(walk(net, x, y, recipe, members=5, seed=3))
+    assert [moment.step for moment in moments] == list(range(10))
+    last = moments[-1].params
+    for name, tensor in whole.params.items():
+        torch.testing.assert_close(last[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_walk_takes_another_update_rule():
+    """Langevin-like rules see gradients and members: here the plain gradient step, written by hand."""
+    x, y = problem()
+    net, recipe = perceptron(6, 8, 4), Recipe(lr=0.1, batch_size=150, epochs=3)
+    seen = []
+
+    def update(weights, gradients, ids, step, rate):
+        seen.append((step, rate, ids.tolist()))
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.sub_(rate * gradient)
+
+    *_, last = walk(net, x, y, recipe, members=torch.tensor([4, 9]), seed=3, update=update)
+    whole = train(net, x, y, recipe, members=torch.tensor([4, 9]), seed=3)
+    for name, tensor in whole.params.items():
+        torch.testing.assert_close(last.params[name], tensor, rtol=1e-5, atol=1e-6)
+    assert [step for step, *_ in seen] == [0, 1, 2] and all({4, 9} <= set(ids) for *_, ids in seen)

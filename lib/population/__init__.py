@@ -4,12 +4,13 @@ from lib.population.archive import load, save
 from lib.population.initialise import initial, member_ids
 from lib.population.members import Population
 from lib.population.recipe import Constant, Cosine, MultiStep, Recipe
-from lib.population.training import evaluate, predict, train
+from lib.population.training import Moment, evaluate, predict, train, walk
 from lib.population.vmapped import UnsupportedTraining
 
 __all__ = [
     "Constant",
     "Cosine",
+    "Moment",
     "MultiStep",
     "Population",
     "Recipe",
@@ -21,4 +22,5 @@ __all__ = [
     "predict",
     "save",
     "train",
+    "walk",
 ]

@@ -10,7 +10,7 @@ perceptron's result; for other modules, members agree across populations up to r
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,42 +58,13 @@ def train(
     from it, with the same bits on one CPU as a run that was never stopped; the file is removed at the end.
     ``fast=False`` takes the generic path for a perceptron too.  Raises UnsupportedTraining with the layer's name.
     """
-    device, ids = torch.device(device), member_ids(members).cpu()
-    if len(torch.unique(ids)) != len(ids):
-        raise ValueError("member ids must be distinct: a member occurs once in a population.")
-    n = len(inputs)
-    if len(targets) != n:
-        raise ValueError(f"{n} inputs and {len(targets)} targets: there must be one target for each input.")
-    model = Dense.recognise(net, recipe.loss) if fast else None
-    model = model or Vmapped(net, recipe.loss, seed, inputs, device)
-    targets = losses.as_targets(recipe.loss, targets, model.outputs, model.dtype).to(device)
-    run = _Run(model, recipe, seed, model.table(inputs.to(device)), targets, recipe.steps_per_epoch(n))
-    sizes = {
-        min(recipe.batch_size, n),
-        n - (run.steps - 1) * recipe.batch_size if not recipe.drop_last else n,
-    }
-    slots, place = arrange(ids, model.lanes(sizes & set(range(recipe.batch_size + 1))))
-
-    if start is None:
-        weights = model.pack(initial(net, slots.to(device), seed))
-    else:
-        filled = torch.zeros(len(slots), dtype=torch.int64).index_copy(0, place, torch.arange(len(ids)))
-        weights = model.pack(
-            {name: start[name].detach()[filled.to(start[name].device)].to(device) for name in start}
-        )
-    state = _State(
-        weights,
-        recipe.moments(weights),
-        torch.full((len(slots),), torch.nan, dtype=model.dtype, device=device),
-        torch.full((len(slots),), -1, device=device),
-    )
-    print_of_run = archive.fingerprint(recipe.to_dict(), seed, slots, weights, inputs, targets)
+    run, slots, place, state = _begin(net, inputs, targets, recipe, members, seed, device, start, fast)
+    model, device = run.model, torch.device(device)
+    print_of_run = archive.fingerprint(recipe.to_dict(), seed, slots, state.weights, inputs, targets)
     epochs_done = archive.restore(checkpoint, print_of_run, state.tensors()) if checkpoint else 0
 
     with _workers(device, isinstance(model, Dense)) as (workers, each):
-        chunks = _chunks(
-            len(slots), model.bytes_per_member(recipe.batch_size), model.lanes(sizes), device, workers
-        )
+        chunks = _chunks(len(slots), model.bytes_per_member(recipe.batch_size), run.lanes, device, workers)
         parts = [state.part(chunk) for chunk in chunks]
         ids_of = [slots[chunk].to(device) for chunk in chunks]
         bar = _bar(progress, (recipe.epochs - epochs_done) * len(chunks))
@@ -110,12 +81,105 @@ def train(
     here = place.to(device)
     return Population(
         model.unpack([weight[here] for weight in state.weights]),
-        ids.to(device),
+        member_ids(members).to(device),
         seed,
         recipe,
         state.loss[here],
         state.diverged_at[here],
     )
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A population after one step of its training: the step's number from 0, its rate, and the weights as they stand."""
+
+    step: int
+    rate: float | int
+    model: Dense | Vmapped
+    weights: list[Tensor]
+    place: Tensor
+
+    @property
+    def params(self) -> Params:
+        """A copy of the members' parameters (P, ...) after this step."""
+        return self.model.unpack([weight[self.place] for weight in self.weights])
+
+
+Update = Callable[[list[Tensor], list[Tensor], Tensor, int, float], None]
+
+
+def walk(
+    net: nn.Module,
+    inputs: Shaped[Tensor, "N ..."],
+    targets: Shaped[Tensor, "N ..."],
+    recipe: Recipe,
+    *,
+    members: int | range | Tensor,
+    seed: int,
+    device: str | torch.device = "cpu",
+    start: Params | None = None,
+    update: Update | None = None,
+) -> Iterator[Moment]:
+    """The same training, one step at a time: yields a ``Moment`` after every step, for those who watch or sample.
+
+    ``update(weights, gradients, ids, step, rate)`` replaces the recipe's rule: it changes the list of packed tensors
+    ``weights`` (C, ...) in place, given the gradients of the batch's mean loss (without decay) and the member in each row.
+    All members walk together on one thread; a member that diverges shows in its weights, and stops nobody.
+    """
+    run, slots, place, state = _begin(net, inputs, targets, recipe, members, seed, device, start, True)
+    ids, here = slots.to(device), place.to(device)
+    for epoch in range(recipe.epochs):
+        steps = run.walk(state, ids, epoch, False, update)
+        while True:
+            with one_thread():  # not across a yield: between two steps the caller has its threads back
+                done = next(steps, None)
+            if done is None:
+                break
+            rate = recipe.rate(done[0], run.steps)
+            yield Moment(done[0], rate, run.model, state.weights, here)
+
+
+def _begin(
+    net: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    recipe: Recipe,
+    members: int | range | Tensor,
+    seed: int,
+    device: str | torch.device,
+    start: Params | None,
+    fast: bool,
+) -> tuple[_Run, Tensor, Tensor, _State]:
+    """A run before its first step: the run, the member in each slot, the slot of each member, and the state."""
+    device, ids = torch.device(device), member_ids(members).cpu()
+    if len(torch.unique(ids)) != len(ids):
+        raise ValueError("member ids must be distinct: a member occurs once in a population.")
+    n = len(inputs)
+    if len(targets) != n:
+        raise ValueError(f"{n} inputs and {len(targets)} targets: there must be one target for each input.")
+    model = Dense.recognise(net, recipe.loss) if fast else None
+    model = model or Vmapped(net, recipe.loss, seed, inputs, device)
+    targets = losses.as_targets(recipe.loss, targets, model.outputs, model.dtype).to(device)
+    steps = recipe.steps_per_epoch(n)
+    sizes = {min(recipe.batch_size, n), n - (steps - 1) * recipe.batch_size if not recipe.drop_last else n}
+    lanes = model.lanes(sizes & set(range(recipe.batch_size + 1)))
+    slots, place = arrange(ids, lanes)
+
+    if start is None:
+        weights = model.pack(initial(net, slots.to(device), seed))
+    else:
+        filled = torch.zeros(len(slots), dtype=torch.int64).index_copy(0, place, torch.arange(len(ids)))
+        weights = model.pack(
+            {name: start[name].detach()[filled.to(start[name].device)].to(device) for name in start}
+        )
+    state = _State(
+        weights,
+        recipe.moments(weights),
+        torch.full((len(slots),), torch.nan, dtype=model.dtype, device=device),
+        torch.full((len(slots),), -1, device=device),
+    )
+    run = _Run(model, recipe, seed, model.table(inputs.to(device)), targets, steps, lanes)
+    return run, slots, place, state
 
 
 def arrange(members: Int64[Tensor, " P"], lanes: int) -> tuple[Int64[Tensor, " S"], Int64[Tensor, " P"]]:
@@ -175,9 +239,10 @@ class _Run:
     table: Tensor
     targets: Tensor
     steps: int
+    lanes: int
 
     def walk(
-        self, state: _State, members: Tensor, epoch: int, want_losses: bool
+        self, state: _State, members: Tensor, epoch: int, want_losses: bool, update: Update | None = None
     ) -> Iterator[tuple[int, Tensor | None]]:
         """The steps of one epoch, in place: yields each step's number and its losses (C, B) before the step."""
         batch = self.recipe.batch_size
@@ -191,7 +256,10 @@ class _Run:
                 self.table, self.targets, rows, want_losses, members, number
             )
             rate = self.recipe.rate(number, self.steps)
-            self.recipe.update(state.weights, gradients, state.moments, number, rate)
+            if update is None:
+                self.recipe.update(state.weights, gradients, state.moments, number, rate)
+            else:
+                update(state.weights, gradients, members, number, rate)
             yield number, values
 
     def epoch(self, state: _State, members: Tensor, epoch: int) -> None:
