@@ -1,0 +1,130 @@
+"""Stacked layers against one network after the other, in float64: values, gradients, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.func import functional_call
+
+from lib.networks import optumnist, perceptron
+from lib.params import member
+from lib.population import UnsupportedTraining, initial, stacked
+
+
+def one_by_one(net, params, x, own):
+    return torch.stack([functional_call(net, member(params, i), (x[i] if own else x,)) for i in range(3)])
+
+
+def assert_same(net, shape, own, seed=0):
+    """Values, and gradients of a random projection by parameters and inputs, of three members."""
+    net = net.double().eval()
+    generator = torch.Generator().manual_seed(seed)
+    params = {name: tensor.requires_grad_() for name, tensor in initial(net, 3, seed).items()}
+    x = torch.randn(3 if own else 4, *([4] if own else []), *shape, generator=generator, dtype=torch.float64)
+    x.requires_grad_()
+    ours, theirs = stacked.forward(net, params, x), one_by_one(net, params, x, own)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    along = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
+    inputs = [*params.values(), x]
+    for a, b in zip(
+        torch.autograd.grad(ours, inputs, along), torch.autograd.grad(theirs, inputs, along), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's own convolution copies its input there
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_convolution_of_any_geometry(data):
+    draw = data.draw
+    groups, kernel = draw(st.integers(1, 3)), draw(st.tuples(*[st.integers(1, 3)] * 2))
+    dilation = draw(st.tuples(*[st.integers(1, 2)] * 2))
+    stride = draw(st.tuples(*[st.integers(1, 3)] * 2))
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    size = [n + draw(st.integers(0, 4)) for n in reach]
+    paddings = st.tuples(*[st.integers(0, 2)] * 2) | st.just("valid")
+    padding = draw(paddings | st.just("same") if stride == (1, 1) else paddings)
+    channels, out = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 3))
+    layer = nn.Conv2d(
+        channels, out, kernel, stride, padding, dilation, groups=groups, bias=draw(st.booleans())
+    )
+    assert_same(nn.Sequential(layer), (channels, *size), draw(st.booleans()), draw(st.integers(0, 99)))
+
+
+NETS = {
+    "optumnist": (optumnist, (1, 28, 28)),
+    "perceptron": (lambda: perceptron((6, 5, 4)), (6,)),
+    "tanh": (lambda: perceptron((6, 5, 4, 3), nn.Tanh), (6,)),
+    "flatten": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 4, bias=False), nn.SiLU()), (2, 3)),
+    "pools": (
+        lambda: nn.Sequential(
+            nn.AvgPool2d(2),
+            nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.SiLU(), nn.Dropout(0.5)),
+            nn.MaxPool2d(3, 2, padding=1, dilation=2, ceil_mode=True),
+            nn.AdaptiveAvgPool2d((2, 3)),
+            nn.Flatten(),
+            nn.Linear(18, 4),
+        ),
+        (2, 13, 12),
+    ),
+}
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("name", NETS)
+def test_whole_networks(name, own):
+    make, shape = NETS[name]
+    assert stacked.supports(make())
+    assert_same(make(), shape, own)
+
+
+def test_torch_func_goes_through():
+    """Each member's Hessian by torch.func, against that of the network alone."""
+    from torch.func import jacrev, vmap
+
+    net = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 1)).double()
+    params, x = initial(net, 3, 0), torch.linspace(-1, 1, 18, dtype=torch.float64).view(2, 1, 3, 3)
+    weight = params.pop("0.weight")
+
+    def alone(weight, rest):
+        return functional_call(net, rest | {"0.weight": weight}, (x,)).square().sum()
+
+    def together(weights):
+        return stacked.forward(net, params | {"0.weight": weights}, x).square().sum()
+
+    ours = jacrev(jacrev(together))(weight)
+    theirs = vmap(jacrev(jacrev(alone)))(weight, params)
+    for i in range(3):
+        torch.testing.assert_close(ours[i, ..., i, :, :, :, :], theirs[i])
+
+
+def test_a_shape_that_could_be_both_is_asked_about():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(6, 2))
+    params, x = initial(net, 3, 0), torch.randn(3, 1, 2, 3)
+    with pytest.raises(ValueError, match="own=False or True"):
+        stacked.forward(net, params, x)
+    assert stacked.forward(net, params, x, own=False).shape == (3, 3, 2)
+    each = stacked.forward(net, params, x, own=True)
+    torch.testing.assert_close(each, one_by_one(net, params, x, own=True))
+    assert stacked.forward(net, params, torch.randn(5, 1, 2, 3)).shape == (3, 5, 2)
+    assert stacked.forward(net, params, torch.randn(3, 5, 2, 3)).shape == (3, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("net", "said"),
+    [
+        (nn.Sequential(nn.Sequential(nn.Linear(2, 2)), nn.LayerNorm(2)), "'1' is a LayerNorm"),
+        (nn.Sequential(nn.Sequential(nn.Conv2d(1, 1, 1, padding_mode="reflect"))), "'0.0' is a Conv2d .*reflect"),
+        (nn.Sequential(nn.Conv2d(1, 1, 1), nn.MaxPool2d(2, return_indices=True)), "indices"),
+        (nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(2)), "from axis 2"),
+        (nn.Linear(2, 2), "no nn.Sequential"),
+        (nn.Sequential(nn.ReLU()), "neither"),
+    ],
+)  # fmt: skip
+def test_what_has_no_stacked_form_is_refused_by_name(net, said):
+    assert not stacked.supports(net)
+    with pytest.raises(UnsupportedTraining, match=said):
+        stacked.forward(net, initial(net, 2, 0), torch.zeros(3, 1, 4, 4))
