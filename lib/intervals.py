@@ -32,3 +32,19 @@ def bootstrap(
     drawn = np.stack([statistic(generator.integers(n, size=n)) for _ in range(resamples)])
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return value, low, high
+
+
+def student(values: Float[np.ndarray, " seeds"], *, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of a few independent repetitions and Student's t interval of it: (mean, low, high).
+
+    For repetitions too few to resample; it takes their mean for normal. Raises ValueError for fewer than two, or for
+    values that are not finite.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"{values!r:.60}: an interval needs at least two repetitions, all of them finite.")
+    from scipy.stats import t
+
+    mean = float(values.mean())
+    half = float(t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return mean, mean - half, mean + half

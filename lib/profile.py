@@ -30,11 +30,32 @@ class TwoNeurons:
 
 
 @dataclass(frozen=True)
+class Posteriors:
+    """Sizes of *The posterior at scale* (claims P1-C3, P1-C5 to P1-C13)."""
+
+    networks: int  # independent networks: the reference, and those held out of it
+    reference: int  # of them, the posterior that everything is measured against
+    recipe_networks: int  # of each recipe of P1-C5
+    shard: int  # networks trained by one task where the population is sharded
+    repetitions: int  # of ten runs each, a method
+    tuning_runs: int  # that each of a method's four candidates gets
+    chains: int  # HMC
+    warmup: int
+    transitions: int
+    sweep_networks: int  # a setting of P1-C5b
+    event_networks: int  # in each of three populations (P1-C12)
+    diversity_networks: int  # in each of three groups (P1-C11)
+    fit_networks: int  # in each of five groups (P1-C13)
+    resamples: int  # bootstrap
+
+
+@dataclass(frozen=True)
 class Profile:
     """One named set of sizes."""
 
     name: str
     two_neurons: TwoNeurons
+    posteriors: Posteriors
 
 
 QUICK = Profile(
@@ -55,6 +76,22 @@ QUICK = Profile(
         mass_networks=16,
         solved=1,  # three solvers from 20 starts of one network: a second or two a kind
     ),
+    posteriors=Posteriors(
+        networks=1_000,  # the paper's reference has 1,000; here half is the reference, half is held out
+        reference=500,  # the ledger's least number
+        recipe_networks=500,  # the ledger's least number
+        shard=500,  # two tasks for two cores
+        repetitions=5,  # the ledger's least number
+        tuning_runs=2,  # four candidates of two runs: a sixth of the final runs
+        chains=10,
+        warmup=100,
+        transitions=100,
+        sweep_networks=10,  # the ledger's least number
+        event_networks=20,  # the ledger's least number
+        diversity_networks=200,  # the ledger's least number
+        fit_networks=100,  # the ledger's least number
+        resamples=200,  # the 2.5 % and 97.5 % points are then the 5th and 195th
+    ),
 )
 
 FULL = Profile(
@@ -74,6 +111,22 @@ FULL = Profile(
         starts=50,
         mass_networks=1_000,  # the notes' number
         solved=20,
+    ),
+    posteriors=Posteriors(
+        networks=8_192,  # the paper released as many
+        reference=1_000,  # the paper's own number
+        recipe_networks=1_000,
+        shard=8_192,  # one device holds them all
+        repetitions=10,
+        tuning_runs=4,
+        chains=64,
+        warmup=200,
+        transitions=200,
+        sweep_networks=20,
+        event_networks=100,
+        diversity_networks=1_000,  # the paper's own number: 499,500 pairs
+        fit_networks=1_000,
+        resamples=1_000,
     ),
 )
 

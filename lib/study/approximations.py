@@ -1,0 +1,94 @@
+"""The approximate posteriors of the study: each method tuned by one budget, fitted to many runs, sampled alike."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lib import metrics
+from lib.params import Params, population_size, select
+from lib.population import predict
+from lib.posteriors import dropout, laplace, mean_field, sghmc, swag
+from lib.posteriors.draws import Draws
+from lib.posteriors.tuning import Tuned, choose
+from lib.study.problem import Problem
+
+METHODS: dict[str, ModuleType] = {
+    "dropout": dropout,
+    "mean-field VI": mean_field,
+    "SWAG": swag,
+    "Laplace": laplace,
+    "SGHMC": sghmc,
+}
+POST_HOC = ("SWAG", "Laplace")  # begin at trained networks
+NETWORKS = 1 << 11  # predicted with at a time
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """One method: its tuned options, S samples of each of its R runs, and the seconds that tuning and fitting took."""
+
+    method: str
+    tuned: Tuned
+    draws: Draws
+    record: dict
+    seconds: float
+
+
+def fit(
+    problem: Problem, method: str, options: object, start: Params | None, members: Tensor, seed: int
+) -> object:
+    """Fit R = len(members) runs of a method; ``start`` holds trained networks (R, ...) for those that begin there."""
+    return METHODS[method].fit(
+        problem.net,
+        problem.train.inputs,
+        problem.train.targets,
+        problem.method_recipe,
+        options,
+        members=members,
+        seed=seed,
+        device=problem.train.inputs.device,
+        start=start if method in POST_HOC else None,
+    )
+
+
+def approximate(
+    problem: Problem, method: str, trained: Params, *, samples: int, tuning_runs: int, seed: int
+) -> Approximation:
+    """Tune a method's options on a few runs, then fit and sample one run for each of the ``trained`` networks.
+
+    The tuning runs are members of their own, which the final runs do not share; post-hoc methods begin them at the first
+    of the trained networks. Every method has the same number of candidates, runs and samples.
+    """
+    began, runs = time.perf_counter(), population_size(trained)
+    module, first = METHODS[method], select(trained, slice(tuning_runs))
+
+    def score(options: object) -> float:
+        fitted = fit(problem, method, options, first, torch.arange(runs, runs + tuning_runs), seed)
+        draws = module.draw(fitted, samples, seed=seed)
+        probabilities = predictive(problem, draws, problem.validation.inputs)
+        return float(metrics.nll(probabilities, problem.validation.targets).mean())
+
+    tuned = choose(module.CANDIDATES, score)
+    fitted = fit(problem, method, tuned.option, trained, torch.arange(runs), seed)
+    draws = module.draw(fitted, samples, seed=seed)
+    return Approximation(method, tuned, draws, fitted.record, time.perf_counter() - began)
+
+
+def predictive(problem: Problem, draws: Draws, inputs: Float[Tensor, "N ..."]) -> Float[Tensor, "R N K"]:
+    """The averaged predictive of each approximation: class probabilities, mean over its S samples."""
+    return torch.stack([p.mean(0) for p in each_run(problem, draws, inputs)])
+
+
+def each_run(problem: Problem, draws: Draws, inputs: Float[Tensor, "N ..."]):
+    """The class probabilities (S, N, K) of each approximation in turn."""
+    at_once = max(1, NETWORKS // draws.draws)
+    for run in range(0, draws.runs, at_once):
+        rows = slice(run * draws.draws, (run + at_once) * draws.draws)
+        outputs = predict(problem.net, select(draws.params, rows), inputs).softmax(-1)
+        yield from outputs.split(draws.draws)
