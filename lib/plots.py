@@ -20,6 +20,7 @@ import numpy as np
 
 # Matplotlib's Figure: its name cannot stand in a signature before matplotlib is imported.
 Figure = Any
+Interval = tuple[float, float, float]  # a value, and the ends of its interval
 
 # Four hues near Okabe and Ito's, moved until each reads at 3:1 on white and on near-black, and any two stay apart for
 # every kind of colour vision (tests/test_plots.py measures both).
@@ -363,3 +364,258 @@ def histogram(
     if len(values) > 1:
         axes.legend()
     return show(fig, alt, caption)
+
+
+def scatter_panels(
+    panels: Sequence[tuple[np.ndarray | dict[str, np.ndarray], str]],
+    *,
+    alt: str,
+    labels: tuple[str, str],
+    caption: str = "",
+    diagonal: bool = False,
+    reference: float | None = None,
+    limits: tuple[tuple[float, float], tuple[float, float]] | None = None,
+    shared: bool = True,
+    equal: bool = False,
+    log: bool = False,
+    size: float = 4.0,
+) -> Shown:
+    """Points in the plane, one panel a title: faint dots, so that a crowd shows as a crowd.
+
+    Args:
+        panels: pairs of points (N, 2), or of at most four named groups of them, and a title.
+        labels: names of the two coordinates.
+        diagonal: draw the line where both coordinates are equal.
+        reference: draw a horizontal line at this height.
+        limits: ((left, right), (bottom, top)); default the range of the points, of all panels where ``shared``.
+        shared: one range for all panels, so that they can be compared by eye.
+        equal: one unit is as long on both axes.
+        log: both axes logarithmic.
+        size: of a dot, in points squared.
+
+    Raises:
+        ValueError: more than four groups in a panel, which four colours cannot tell apart.
+    """
+    groups = [(_groups(points), title) for points, title in panels]
+    left_out = 0
+    for named, _ in groups:
+        for name, points in named.items():
+            fit = np.isfinite(points).all(1) & ((points > 0).all(1) if log else True)
+            left_out += int((~fit).sum())
+            named[name] = points[fit]
+    everything = [np.concatenate(list(named.values())) for named, _ in groups]
+    ranges = [limits or _range(points, log) for points in everything]
+    if shared and limits is None:
+        ranges = [_range(np.concatenate(everything), log)] * len(groups)
+    count = max((len(points) for points in everything), default=0)
+    faint = float(np.clip(30 / max(count, 1) ** 0.5, 0.12, 0.8))
+    drawn = []
+    for (named, title), (across, up) in zip(groups, ranges, strict=True):
+        fig, axes = figure(3.3, 3.3) if len(groups) > 1 else figure(4.6, 4.2)
+        if diagonal:
+            axes.axline(*((end, end) for end in across), color=INK, lw=1, ls="--", zorder=0)
+        if reference is not None:
+            axes.axhline(reference, color=INK, lw=1, ls="--", zorder=0)
+        for (name, points), colour, marker in zip(named.items(), COLOURS, MARKERS, strict=False):
+            dots = axes.scatter(
+                *points.T, s=size, c=colour, marker=marker, alpha=faint, linewidths=0, rasterized=True
+            )
+            dots.set_label(name)
+        axes.set(xlabel=labels[0], ylabel=labels[1], title=title, xlim=across, ylim=up)
+        if log:
+            axes.set(xscale="log", yscale="log", xlim=across, ylim=up)
+        if equal:
+            axes.set_aspect("equal")
+        if len(named) > 1:
+            for handle in axes.legend(markerscale=2).legend_handles:
+                handle.set_alpha(1)
+        drawn.append(fig)
+    return show(drawn, alt, _with_note(caption, left_out, "point", log))
+
+
+def line_plot(
+    series: dict[str, tuple[np.ndarray, ...]],
+    *,
+    alt: str,
+    xlabel: str,
+    ylabel: str,
+    caption: str = "",
+    log: tuple[bool, bool] = (False, False),
+    markers: bool = False,
+    marks: Sequence[tuple[float, str]] = (),
+    reference: float | None = None,
+    ends: bool = False,
+    limits: tuple[float, float] | None = None,
+) -> Shown:
+    """Curves, each with a band where one is given.
+
+    Args:
+        series: name -> (x, y) or (x, y, low, high), each (N,), at most four; a value of NaN interrupts the line.
+        log: logarithmic x, logarithmic y.
+        markers: a sign at each value (few values), of another shape for each curve.
+        marks: vertical lines (x, words), as for the steps of a learning rate; "" for no words.
+        reference: a horizontal line.
+        ends: names at the lines' right ends in place of a legend; for curves that end apart.
+        limits: of the vertical axis.
+
+    Raises:
+        ValueError: more than four curves, or a curve whose parts are not of one length.
+    """
+    _at_most_four(series, "curves")
+    fig, axes = figure(6.4, 3.6)
+    left_out = 0
+    styles = zip(series.items(), COLOURS, DASHES, MARKERS, strict=False)
+    for (name, parts), colour, dash, marker in styles:
+        x, y, *band = (np.asarray(part, dtype=float) for part in parts)
+        if any(part.shape != x.shape for part in (y, *band)) or len(band) not in (0, 2):
+            raise ValueError(
+                f"the curve {name!r} has parts of shapes {[part.shape for part in (x, y, *band)]}: "
+                "give (x, y) or (x, y, low, high), all of one length."
+            )
+        if log[0]:
+            x = np.where(x > 0, x, np.nan)
+        if log[1]:
+            y = np.where(y > 0, y, np.nan)
+        left_out += int((~(np.isfinite(x) & np.isfinite(y))).sum())
+        if band:
+            low, high = (np.where(part > 0, part, np.nan) if log[1] else part for part in band)
+            axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+        sign = {"marker": marker, "ms": 5} if markers else {}
+        axes.plot(x, y, color=colour, ls=dash, label=name, **sign)
+        shown = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+        if ends and len(shown):
+            axes.annotate(
+                name, (x[shown[-1]], y[shown[-1]]), (6, 0), textcoords="offset points", va="center", color=INK
+            ).set_annotation_clip(False)
+    if log[0]:
+        axes.set_xscale("log")
+    if log[1]:
+        axes.set_yscale("log")
+    if reference is not None:
+        axes.axhline(reference, color=INK, lw=1, ls="--", zorder=0)
+    for x, words in marks:
+        axes.axvline(x, color=INK, lw=0.8, ls=":", zorder=0)
+        axes.annotate(
+            words, (x, 1), (3, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
+            va="top", fontsize=9, color=INK,
+        )  # fmt: skip
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if limits is not None:
+        axes.set_ylim(limits)
+    if len(series) > 1 and not ends:
+        axes.legend()
+    return show(fig, alt, _with_note(caption, left_out, "value", any(log)))
+
+
+def bar_counts(
+    series: dict[str, np.ndarray],
+    *,
+    alt: str,
+    xlabel: str,
+    caption: str = "",
+    names: Sequence[str] | None = None,
+) -> Shown:
+    """How often each category occurs in one or more samples, as shares, beside the line of equal shares.
+
+    Args:
+        series: name -> counts (K,) of the same K categories, at most four.
+        xlabel: what the categories are.
+        names: of the categories; default their numbers from 1.
+
+    Raises:
+        ValueError: more than four samples, samples of different categories, or an empty sample.
+    """
+    _at_most_four(series, "samples")
+    counts = {name: np.asarray(values, dtype=float) for name, values in series.items()}
+    categories = {len(values) for values in counts.values()}
+    if len(categories) != 1:
+        raise ValueError(
+            f"the samples have {sorted(categories)} categories: all must count the same categories."
+        )
+    for name, values in counts.items():
+        if not values.sum() > 0:
+            raise ValueError(f"the sample {name!r} is empty: there is nothing to count in it.")
+    (k,) = categories
+    fig, axes = figure(6.4, 3.2)
+    width = 0.8 / len(counts)
+    for i, ((name, values), colour) in enumerate(zip(counts.items(), COLOURS, strict=False)):
+        centre = np.arange(k) + (i - (len(counts) - 1) / 2) * width
+        axes.bar(centre, values / values.sum(), width * 0.9, color=colour, label=name)
+    axes.axhline(1 / k, color=INK, lw=1, ls="--", label="equal shares")
+    axes.set(xlabel=xlabel, ylabel="share of the sample", xlim=(-0.6, k - 0.4), xticks=range(k))
+    axes.set_xticklabels(names if names is not None else range(1, k + 1))
+    axes.tick_params(axis="x", length=0)
+    axes.legend()
+    return show(fig, alt, caption)
+
+
+def dumbbell_plot(
+    rows: Sequence[tuple[str, Interval, Interval]],
+    *,
+    alt: str,
+    xlabel: str,
+    names: tuple[str, str] = ("one run", "ten runs"),
+    caption: str = "",
+    reference: float | None = None,
+    log: bool = False,
+) -> Shown:
+    """Two values a row with their intervals, joined: what a change does to each method. First row on top.
+
+    Args:
+        rows: (label, first, second), each a value with its interval (value, low, high); a value of NaN stays empty.
+        names: what the first value (a circle) and the second (a square) are.
+        reference: a value to compare with, a dashed line.
+        log: logarithmic axis.
+    """
+    fig, axes = figure(6.4, 1.2 + 0.42 * len(rows))
+    if reference is not None:
+        axes.axvline(reference, color=INK, lw=1, ls="--", zorder=0)
+    for y, (_, first, second) in enumerate(rows):
+        above, below = y - 0.12, y + 0.12
+        axes.plot([first[0], second[0]], [above, below], color=INK, ls="-", lw=1, alpha=0.7, zorder=1)
+        pair = zip((first, second), (above, below), COLOURS, MARKERS, strict=False)
+        for (value, low, high), height, colour, marker in pair:
+            axes.plot([low, high], [height] * 2, color=colour, ls="-", lw=1.8, alpha=0.75, zorder=2)
+            axes.plot([value], [height], marker, color=colour, ms=6.5, zorder=3)
+    for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):
+        axes.plot([], [], marker, color=colour, ms=6.5, label=name)
+    axes.set(yticks=range(len(rows)), yticklabels=[row[0] for row in rows], xlabel=xlabel)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    if log:
+        axes.set_xscale("log")
+    axes.margins(x=0.05)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    return show(fig, alt, caption)
+
+
+def _at_most_four(series: dict[str, Any], what: str) -> None:
+    if len(series) > len(COLOURS):
+        raise ValueError(f"{len(series)} {what} in one figure, but {len(COLOURS)} colours: draw two figures.")
+
+
+def _groups(points: np.ndarray | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    named = points if isinstance(points, dict) else {"": points}
+    _at_most_four(named, "groups of points")
+    return {name: np.asarray(part, dtype=float).reshape(-1, 2) for name, part in named.items()}
+
+
+def _range(points: np.ndarray, log: bool) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The box around points (N, 2), a little larger."""
+    if not len(points):
+        return ((0.1, 1.0), (0.1, 1.0)) if log else ((0.0, 1.0), (0.0, 1.0))
+    low, high = (np.log(end) if log else end for end in (points.min(0), points.max(0)))
+    room = np.where(high > low, 0.05 * (high - low), 0.5)
+    ends = np.stack([low - room, high + room], 1)
+    (a, b), (c, d) = (np.exp(ends) if log else ends).tolist()
+    return (a, b), (c, d)
+
+
+def _with_note(caption: str, left_out: int, what: str, log: bool) -> str:
+    """The caption, and how many values a figure could not show."""
+    if not left_out:
+        return caption
+    why = "not finite, or not above zero on a logarithmic axis" if log else "not finite"
+    return f"{caption} Left out: {left_out:,} {what}{'s' if left_out > 1 else ''} ({why}).".strip()

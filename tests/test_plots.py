@@ -114,6 +114,141 @@ def test_the_other_plots_draw(recwarn):
     assert not recwarn.list
 
 
+def cloud(seed=0, n=300):
+    return np.exp(np.random.default_rng(seed).normal(size=(n, 2)))
+
+
+def scatter(**kwargs):
+    panels = [(cloud(), "raw"), ({"one": cloud(1), "two": cloud(2)}, "cleaned")]
+    return plots.scatter_panels(
+        panels, **{"alt": "Two clouds", "labels": ("x", "y"), "diagonal": True, **kwargs}
+    )
+
+
+def lines(**kwargs):
+    x = np.arange(1.0, 6.0)
+    series = {"a": (x, x), "b": (x, 2 * x, x, 3 * x), "c": (x, x**2), "d": (x, x**0)}
+    return plots.line_plot(series, **{"alt": "Four curves", "xlabel": "x", "ylabel": "y", **kwargs})
+
+
+def bars(**kwargs):
+    counts = {"independent": np.array([5, 6, 5, 4]), "one chain": np.array([0, 20, 0, 0])}
+    return plots.bar_counts(counts, **{"alt": "Counts", "xlabel": "unit", **kwargs})
+
+
+def dumbbells(**kwargs):
+    rows = [("SWAG", (1.0, 0.8, 1.2), (0.5, 0.4, 0.6)), ("Laplace", (np.nan,) * 3, (0.7, 0.6, 0.8))]
+    return plots.dumbbell_plot(rows, **{"alt": "Gains", "xlabel": "Brier score", **kwargs})
+
+
+NEW = [scatter, lines, bars, dumbbells]
+
+
+@pytest.mark.parametrize("draw", NEW)
+def test_each_plot_asks_for_words_and_repeats_itself(draw):
+    with pytest.raises(ValueError, match="alternative text is empty"):
+        draw(alt=" ")
+    assert draw()._repr_html_() == draw()._repr_html_()
+    assert draw(alt="Other words")._repr_html_() != draw()._repr_html_()
+
+
+@pytest.mark.parametrize("draw", NEW)
+def test_each_plot_uses_the_books_colours_and_the_pages_ink_alone(draw):
+    page = draw()._repr_html_()
+    drawn = re.sub(r'xlink:href="data:image/png;base64,[^"]*"', "", page)
+    assert set(re.findall(r"#[0-9a-fA-F]{6}\b", drawn)) <= set(plots.COLOURS)
+    assert "currentColor" in page
+
+
+@pytest.mark.parametrize(
+    ("draw", "options"),
+    [
+        (scatter, {"log": True}),
+        (scatter, {"limits": ((0.0, 3.0), (0.0, 3.0)), "equal": True, "reference": 1.0}),
+        (scatter, {"shared": False}),
+        (lines, {"log": (True, True), "markers": True}),
+        (lines, {"marks": [(2.0, "rate halved"), (3.0, "")], "ends": True, "reference": 1.0}),
+        (bars, {"names": ["a", "b", "c", "d"]}),
+        (dumbbells, {"reference": 0.6, "log": True}),
+    ],
+)
+def test_each_plot_draws_with_its_options(draw, options):
+    assert draw(**options)._repr_html_() != draw()._repr_html_()
+
+
+def test_curves_differ_in_dash_and_bands_show():
+    page = lines(markers=True)._repr_html_()
+    assert len(set(re.findall(r"stroke-dasharray: ([^;\"]+)", page))) >= 3
+    assert page.count("opacity: 0.2") == 1  # one curve has a band
+
+
+@pytest.fixture
+def axes_of(monkeypatch):
+    """Draws, and gives the matplotlib axes of each panel."""
+    kept = []
+    monkeypatch.setattr(plots, "_svg", lambda fig, _: kept.append(fig) or "<svg/>")
+
+    def drawn(draw, **options):
+        kept.clear()
+        draw(**options)
+        return [fig.axes[0] for fig in kept]
+
+    return drawn
+
+
+def test_panels_share_one_range_unless_told_otherwise(axes_of):
+    a, b = axes_of(scatter)
+    assert (a.get_xlim(), a.get_ylim()) == (b.get_xlim(), b.get_ylim())
+    assert b.get_xlim()[1] >= max(cloud(1)[:, 0].max(), cloud(2)[:, 0].max())
+    a, b = axes_of(scatter, shared=False)
+    assert a.get_xlim() != b.get_xlim()
+    assert all(dots.get_rasterized() for dots in b.collections)
+    assert plots._range(np.array([[0.0, 1.0], [2.0, 1.0]]), False) == ((-0.1, 2.1), (0.5, 1.5))
+
+
+def test_what_a_figure_cannot_show_is_counted():
+    points = np.array([[1.0, 2.0], [np.nan, 1.0], [-1.0, 1.0]])
+    labels = ("x", "y")
+    assert "1 point (not finite)" in plots.scatter_panels([(points, "")], alt="a", labels=labels).caption
+    two = plots.scatter_panels([(points, "")], alt="a", labels=labels, log=True, caption="Masses.")
+    assert two.caption.startswith("Masses. Left out: 2 points")
+    x = np.array([0.0, 1.0, 2.0])
+    shown = plots.line_plot({"a": (x, x)}, alt="a", xlabel="x", ylabel="y", log=(True, False))
+    assert "1 value" in shown.caption
+    assert scatter().caption == ""
+    plots.scatter_panels([(points[:0], "none")], alt="a", labels=labels, log=True)
+
+
+def test_bars_are_shares_of_each_sample(axes_of):
+    (axes,) = axes_of(bars)
+    heights = np.array([patch.get_height() for patch in axes.patches]).reshape(2, 4)
+    assert np.allclose(heights.sum(1), 1)
+    assert heights[1].max() == 1
+    assert axes.lines[0].get_ydata()[0] == 0.25
+
+
+def test_dumbbells_stand_where_their_values_are(axes_of):
+    (axes,) = axes_of(dumbbells)
+    placed = [tuple(line.get_xdata()) for line in axes.lines]
+    assert {(1.0, 0.5), (0.8, 1.2), (0.4, 0.6), (1.0,), (0.5,)} <= set(placed)
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first row on top
+
+
+def test_what_does_not_fit_a_figure_is_refused():
+    x = np.arange(3.0)
+    five = {str(i): (x, x) for i in range(5)}
+    with pytest.raises(ValueError, match="two figures"):
+        plots.line_plot(five, alt="a", xlabel="x", ylabel="y")
+    with pytest.raises(ValueError, match="two figures"):
+        plots.scatter_panels([({k: cloud() for k in five}, "")], alt="a", labels=("x", "y"))
+    with pytest.raises(ValueError, match="'a' has parts of shapes"):
+        plots.line_plot({"a": (x, x[:2])}, alt="a", xlabel="x", ylabel="y")
+    with pytest.raises(ValueError, match="same categories"):
+        plots.bar_counts({"a": np.ones(2), "b": np.ones(3)}, alt="a", xlabel="x")
+    with pytest.raises(ValueError, match="'a' is empty"):
+        plots.bar_counts({"a": np.zeros(2)}, alt="a", xlabel="x")
+
+
 def test_more_samples_than_colours_are_refused():
     with pytest.raises(ValueError, match="two figures"):
         plots.histogram({str(i): np.arange(3.0) for i in range(5)}, alt="Too many", xlabel="x")
