@@ -1,0 +1,266 @@
+"""Weight matching: bring every network of a population as near to one reference as permuting its units can.
+
+Maximises the inner product of all weights, biases and norm parameters with the reference's, which is to minimise their
+distance, since permutations keep the norm (Ainsworth, Hayase & Srinivasa, *Git Re-Basin*, ICLR 2023, section 3.2). One
+layer's units, all others held, are a linear assignment problem; layers take turns until none of them changes. With one
+hidden layer that is the optimum, with several a local one.
+
+Units inside exchangeable blocks (grouped convolutions) are a wreath product: what it is worth to put block j where the
+reference has block i depends on how the units inside are then ordered, so these are matched first, for every such pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from lib.params import Params
+from lib.symmetry import Symmetries, canonicalize, compose, identity, members_of, permute
+from lib.symmetry.act import move_units, precise
+from lib.symmetry.canonical import Scale
+from lib.symmetry.structure import Place
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # moved along, and not compared
+ROUNDING = 1e-12  # of the product of the two norms: what a move must gain to be made
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """Networks matched to a reference: params = permute(others, symmetries, perms), the same functions.
+
+    ``perms`` one (*P, size) int64 tensor a group. ``objective`` (1 + sweeps, *P) float64: the inner product of each
+    network's weights with the reference's, before the first sweep over the groups and after each: the first takes the
+    layers from the input on, the last found nothing to change.
+    """
+
+    params: Params
+    perms: tuple[Tensor, ...]
+    objective: Tensor
+
+    @property
+    def sweeps(self) -> int:
+        """How often all groups were gone through."""
+        return len(self.objective) - 1
+
+
+def match(
+    reference: Mapping[str, Tensor],
+    others: Mapping[str, Tensor],
+    symmetries: Symmetries,
+    by: str = "weights",
+) -> Matched:
+    """Each of ``others`` (P, ...), or the single network that it is, with its units in the order nearest to ``reference``.
+
+    Coordinate ascent over the permutation groups in their list order, from the order that the units have; a network
+    does not depend on its neighbours. Where a layer both reads and writes the same units (weights on a residual
+    stream), the assignment is that of the objective's linear part, taken only where it gains. Computed in float64.
+
+    Raises ValueError for a reference that is a population, another architecture, weights that are not finite, or
+    another ``by`` than "weights".
+    """
+    if by != "weights":
+        raise ValueError(f"matching by {by!r} is not known: networks are matched by 'weights'.")
+    if members_of(reference, symmetries) is not None:
+        raise ValueError("the reference is a population: match to one network, say member(params, 0).")
+    members = members_of(others, symmetries)
+    batch = others if members is not None else {name: tensor[None] for name, tensor in others.items()}
+    climb = _Climb(reference, batch, symmetries)
+    top = [g for g, group in enumerate(symmetries.permutations) if group.inside is None]
+    own = climb.start()
+    best, values = climb.up(climb.better(own, climb.from_input(top)), top)
+    perms, objective = best.perms, torch.stack([own.value, *values])
+    if members is None:
+        perms, objective = tuple(perm[0] for perm in perms), objective[:, 0]
+    return Matched(permute(others, symmetries, perms), perms, objective)
+
+
+def canonical_by_matching(
+    params: Mapping[str, Tensor],
+    symmetries: Symmetries,
+    reference: Mapping[str, Tensor],
+    scale: Scale = "unit_norm",
+    *,
+    freedoms: str | Sequence[str] | None = None,
+) -> Params:
+    """The third canonicalisation: scales removed from ``params`` and from ``reference`` alike, then units matched to it.
+
+    ``scale`` and ``freedoms`` as in ``canonicalize``. Unlike a sort, the form depends on the reference network.
+    """
+    scaled, aim = (canonicalize(x, symmetries, scale, None, freedoms=freedoms) for x in (params, reference))
+    return match(aim, scaled, symmetries).params
+
+
+Step = dict[int, Tensor]  # of some groups, how their units change places: (P, size)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """Where the ascent stands: weights (P, ...) in float64, the element that leads there, the objective (P,)."""
+
+    weights: Params
+    perms: tuple[Int64[Tensor, "P _"], ...]
+    value: Float64[Tensor, " P"]
+
+
+class _Climb:
+    def __init__(self, reference: Mapping[str, Tensor], others: Params, symmetries: Symmetries) -> None:
+        self.symmetries = symmetries
+        self.names = [name for name in symmetries.shapes if name.rpartition(".")[2] not in BUFFERS]
+        self.others = {name: precise(others[name]) for name in self.names}
+        device = self.others[self.names[0]].device
+        self.reference = {name: precise(reference[name]).to(device) for name in self.names}
+        self.places = [
+            [place for place in group.places if place.name in self.reference]
+            for group in symmetries.permutations
+        ]
+        theirs, ours = _squares(self.others), _squares({n: t[None] for n, t in self.reference.items()})
+        broken = [f"network {i}" for i in (~theirs.isfinite()).nonzero().flatten().tolist()]
+        broken += [] if bool(ours.isfinite()) else ["the reference"]
+        if broken:
+            raise ValueError(
+                f"{broken[0]} has weights that are not finite: leave diverged networks out before matching."
+            )
+        self.tolerance = ROUNDING * (theirs * ours).sqrt()
+
+    def start(self) -> _State:
+        return _State(self.others, self.element({}), self.objective(self.others))
+
+    def objective(self, weights: Params) -> Tensor:
+        """(P,): the inner product with the reference."""
+        total = torch.zeros_like(self.tolerance)
+        for name in self.names:
+            total += weights[name].flatten(1) @ self.reference[name].flatten()
+        return total
+
+    def up(self, state: _State, groups: list[int]) -> tuple[_State, list[Tensor]]:
+        """Sweep over the groups until none changes any network; the objective before and after each sweep."""
+        history = [state.value]
+        while True:
+            for g in groups:
+                state = self.better(state, self.best_step(state, g))
+            history.append(state.value)
+            if torch.equal(history[-1], history[-2]):
+                return state, history
+
+    def from_input(self, groups: list[int]) -> Step:
+        """A way to start: each group once, in list order, by those weights alone whose other axis is settled.
+
+        In the first sweep a layer's outgoing weights end at units that are still in any order: noise, which leads some
+        networks into poor optima.
+        """
+        state = self.start()
+        for k, g in enumerate(groups):
+            later = [place.name for h in self.with_all_inside(groups[k + 1 :]) for place in self.places[h]]
+            mine = {(place.name, place.axis) for place in self.places[g]}
+            twice = [name for name, axis in mine if axis and (name, 0) in mine]
+            view = copy(self)
+            view.names = [name for name in self.names if name not in {*later, *twice}]
+            here = replace(state, value=view.objective(state.weights))
+            state = view.better(here, view.best_step(here, g))
+        return dict(enumerate(state.perms))
+
+    def better(self, state: _State, step: Step) -> _State:
+        """The state with the step made in those networks where it gains more than rounding."""
+        weights = self.moved(state.weights, step)
+        value = self.objective(weights)
+        gains = value > state.value + self.tolerance
+        if not bool(gains.any()):
+            return state
+        element = self.element(
+            {g: _choose(gains, perm, torch.arange(perm.shape[1])) for g, perm in step.items()}
+        )
+        return _State(
+            {name: _choose(gains, weights[name], tensor) for name, tensor in state.weights.items()},
+            compose(self.symmetries, state.perms, element),
+            _choose(gains, value, state.value),
+        )
+
+    def best_step(self, state: _State, g: int) -> Step:
+        """The best order of the units of group ``g``, all groups outside it held; the groups inside it are set too."""
+        inside = [i for block in self.symmetries.inner(g) for i in block]
+        if not inside:
+            return {g: _assign(self.worth(state.weights, g, pairs=True))}
+        members, size = len(state.value), self.symmetries.permutations[g].size
+        unit = torch.arange(size, device=state.value.device)
+        worth, turned = state.value.new_empty(members, size, size), []
+        for s in range(size):  # every pair (i, j): block j = i + s stands at place i, at its best inside
+            turn = (unit + s) % size
+            step = {g: turn.expand(members, -1)}
+            weights = self.moved(state.weights, step)
+            here = _State(weights, self.element(step), self.objective(weights))
+            turned.append(self.up(here, inside)[0])
+            worth[:, unit, turn] = self.worth(turned[s].weights, g, pairs=False)
+        order = _assign(worth)
+        shift = ((order - unit) % size).gather(1, order.argsort(1))  # (P, size): by which a block was turned
+        step = {g: order}
+        for b, inner in enumerate(self.symmetries.inner(g)):
+            for i in self.with_all_inside(inner):
+                orders = torch.stack([state.perms[i] for state in turned])  # (shifts, P, units)
+                chosen = shift[None, :, b, None].expand(1, -1, orders.shape[2])
+                step[i] = orders.gather(0, chosen)[0]
+        return step
+
+    def moved(self, weights: Params, step: Step) -> Params:
+        """The weights with a step made in all networks, inner groups first."""
+        weights = dict(weights)
+        for g in sorted(step):
+            for place in self.places[g]:
+                weights[place.name] = move_units(weights[place.name], place, step[g])
+        return weights
+
+    def element(self, step: Step) -> tuple[Tensor, ...]:
+        """A step as a group element, (P, size) a group."""
+        size, device = len(self.tolerance), self.tolerance.device
+        return tuple(
+            step.get(g, nothing.to(device).expand(size, -1))
+            for g, nothing in enumerate(identity(self.symmetries))
+        )
+
+    def with_all_inside(self, groups: list[int]) -> list[int]:
+        """These groups and all groups inside them, at any depth."""
+        deeper = [i for g in groups for block in self.symmetries.inner(g) for i in block]
+        return groups + (self.with_all_inside(deeper) if deeper else [])
+
+    def worth(self, weights: Params, g: int, pairs: bool) -> Tensor:
+        """Inner products of the reference's unit i with unit j, (P, size, size); or only with what stands at i, (P, size)."""
+        size = self.symmetries.permutations[g].size
+        total = self.tolerance.new_zeros(len(self.tolerance), size, *[size] * pairs)
+        for place in self.places[g]:
+            if place.name not in self.names:
+                continue
+            ours = _owned(self.reference[place.name][None], place)
+            theirs = _owned(weights[place.name], place)
+            total = total + (ours @ theirs.mT if pairs else (ours * theirs).sum(2))
+        return total
+
+
+def _owned(tensor: Tensor, place: Place) -> Tensor:
+    """(P, size, n): the entries that each unit owns at ``place`` of a tensor (P, ...)."""
+    if place.rows is not None:
+        tensor = tensor[:, place.rows.to(tensor.device)]
+    entries = tensor.movedim(place.axis + 1, 1)[:, place.index.flatten().to(tensor.device)]
+    return entries.reshape(len(tensor), place.size, -1)
+
+
+def _assign(worth: Tensor) -> Tensor:
+    """(P, size): for each network the permutation p that maximises the sum over i of worth[i, p[i]]."""
+    from scipy.optimize import linear_sum_assignment
+
+    perms = [linear_sum_assignment(one, maximize=True)[1] for one in worth.cpu().numpy()]
+    return torch.from_numpy(np.stack(perms)).long().to(worth.device)
+
+
+def _choose(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Member by member a (P, ...) where ``which`` (P,), else b."""
+    return torch.where(which.view(-1, *[1] * (a.ndim - 1)), a, b.to(a.device))
+
+
+def _squares(weights: Params) -> Tensor:
+    """(P,): squared L2 norm of each network's weights."""
+    return torch.stack([tensor.flatten(1).square().sum(1) for tensor in weights.values()]).sum(0)
