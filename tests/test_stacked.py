@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from lib.networks import optumnist, perceptron
 from lib.params import member
-from lib.population import UnsupportedTraining, initial, stacked
+from lib.population import UnsupportedTraining, initial, predict, stacked, training
 
 
 def one_by_one(net, params, x, own):
@@ -111,6 +111,24 @@ def test_a_shape_that_could_be_both_is_asked_about():
     torch.testing.assert_close(each, one_by_one(net, params, x, own=True))
     assert stacked.forward(net, params, torch.randn(5, 1, 2, 3)).shape == (3, 5, 2)
     assert stacked.forward(net, params, torch.randn(3, 5, 2, 3)).shape == (3, 5, 2)
+
+
+@pytest.mark.parametrize("budget", [1, 20_000, 1 << 30])
+@pytest.mark.parametrize("name", NETS)
+def test_predictions_in_blocks_are_each_members_own(name, budget, monkeypatch):
+    make, shape = NETS[name]
+    net, x = make().double(), torch.randn(7, *shape, dtype=torch.float64)
+    params = initial(net, 3, 0)
+    monkeypatch.setattr(training, "CACHE", budget)
+    torch.testing.assert_close(predict(net, params, x), one_by_one(net.eval(), params, x, own=False))
+
+
+def test_the_numbers_of_an_example():
+    assert stacked.numbers(optumnist(), torch.zeros(5, 1, 28, 28)) == 2 * (
+        2 * 25 * 25
+    )  # around the first ReLU
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 3, 2, padding=1), nn.Flatten())
+    assert stacked.numbers(net, torch.zeros(1, 1, 4, 4)) == 32 + 8 * 25 + 75
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def linear(
 ) -> Float[Tensor, "P B n"]:
     """x Wᵀ + b for every member, each on its own batch (Q = P) or all on one (Q = 1)."""
     members, n, _ = weight.shape
-    if len(x) == 1 < members:
+    if len(x) == 1:
         both = F.linear(x[0], weight.flatten(0, 1), None if bias is None else bias.flatten())
         return both.unflatten(1, (members, n)).movedim(1, 0)
     return x @ weight.mT if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
@@ -50,7 +50,7 @@ def conv2d(
     """The convolution ``layer``, zero-padded, with every member's own weights; x as in ``linear``."""
     (members, out), groups = weight.shape[:2], layer.groups
     x = F.pad(x, padding(layer))
-    if len(x) == 1 < members:  # one ordinary convolution with everybody's channels, group by group
+    if len(x) == 1:  # one ordinary convolution with everybody's channels, group by group
         everybody = weight.unflatten(1, (groups, -1)).transpose(0, 1).flatten(0, 2)
         y = F.conv2d(x[0], everybody, None, layer.stride, 0, layer.dilation, groups)
         y = y.unflatten(1, (groups, members, out // groups)).movedim(2, 0).flatten(2, 3)
@@ -178,3 +178,15 @@ def _has_members(chain: list[tuple[str, nn.Module]], params: Mapping[str, Tensor
             f"inputs {tuple(x.shape)} may be {len(x)} examples for all members or one for each: say own=False or True."
         )
     return not shared
+
+
+def numbers(net: nn.Module, x: Shaped[Tensor, "B ..."]) -> int:
+    """How many numbers one member holds at most at a time for one example of a shared batch: in, patches and out."""
+    most, shared, at = 0, True, torch.empty(1, 1, *x.shape[1:], device="meta")
+    for _, layer in layers(net):
+        own = {name: tensor.to("meta", at.dtype)[None] for name, tensor in layer.named_parameters()}
+        before, at = at, apply(layer, own, at)
+        unfolds = type(layer) is nn.Conv2d and not shared
+        patches = layer.groups * layer.weight[0].numel() * at[0, 0, 0].numel() if unfolds else 0
+        most, shared = max(most, before.numel() + at.numel() + patches), shared and not own
+    return most

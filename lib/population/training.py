@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int64, Shaped
@@ -24,13 +25,16 @@ from torch.func import functional_call, vmap
 
 from lib.device import one_thread
 from lib.params import Params, population_size, select
-from lib.population import archive, losses
+from lib.population import archive, losses, stacked
 from lib.population.dense import Dense
 from lib.population.initialise import initial, member_ids
 from lib.population.members import Population
 from lib.population.recipe import Recipe
 from lib.population.vmapped import Vmapped
 from lib.randomness import permutation
+
+if TYPE_CHECKING:
+    from lib.population.fused import Fused
 
 CACHE = 4 << 20  # bytes that the members of a chunk touch in one step, on a CPU
 MEMORY = 2 << 30  # the same, on an accelerator
@@ -60,11 +64,12 @@ def train(
     """
     run, slots, place, state = _begin(net, inputs, targets, recipe, members, seed, device, start, fast)
     model, device = run.model, torch.device(device)
+    run = replace(run, fused=_fused(net, run) if fast else None)
     print_of_run = archive.fingerprint(recipe.to_dict(), seed, slots, state.weights, inputs, targets)
     epochs_done = archive.restore(checkpoint, print_of_run, state.tensors()) if checkpoint else 0
 
     with _workers(device, isinstance(model, Dense)) as (workers, each):
-        chunks = _chunks(len(slots), model.bytes_per_member(recipe.batch_size), run.lanes, device, workers)
+        chunks = _chunks(len(slots), run.bytes_per_member, run.lanes, device, workers)
         parts = [state.part(chunk) for chunk in chunks]
         ids_of = [slots[chunk].to(device) for chunk in chunks]
         bar = _bar(progress, (recipe.epochs - epochs_done) * len(chunks))
@@ -206,8 +211,8 @@ class _State:
     loss: Tensor
     diverged_at: Tensor
 
-    def part(self, chunk: slice) -> _State:
-        """Views of the members of a chunk: training them trains these."""
+    def part(self, chunk: slice | Tensor) -> _State:
+        """Views of the members of a chunk, so that training them trains these; copies where rows are listed."""
         moments = [[tensor[chunk] for tensor in moment] for moment in self.moments]
         return _State([w[chunk] for w in self.weights], moments, self.loss[chunk], self.diverged_at[chunk])
 
@@ -240,6 +245,13 @@ class _Run:
     targets: Tensor
     steps: int
     lanes: int
+    fused: Fused | None = None
+
+    @property
+    def bytes_per_member(self) -> int:
+        return (
+            self.fused.bytes_per_member if self.fused else self.model.bytes_per_member(self.recipe.batch_size)
+        )
 
     def walk(
         self, state: _State, members: Tensor, epoch: int, want_losses: bool, update: Update | None = None
@@ -266,9 +278,12 @@ class _Run:
         """One epoch of a chunk; members that diverge in it are found at its end, and traced by walking it again."""
         last = epoch == self.recipe.epochs - 1
         before, total, seen = state.copy(), 0.0, 0
-        for _, values in self.walk(state, members, epoch, want_losses=last):
-            if last:
-                total, seen = total + values.sum(dim=1), seen + values.shape[1]
+        if self.fused:
+            total, seen = self.fused.epoch(state.weights, members, epoch)
+        else:
+            for _, values in self.walk(state, members, epoch, want_losses=last):
+                if last:
+                    total, seen = total + values.sum(dim=1), seen + values.shape[1]
         finite = state.finite()
         if last:
             state.loss.copy_(total / seen)
@@ -279,10 +294,23 @@ class _Run:
         ):  # the one synchronisation of an epoch on an accelerator
             return
         if bool(lost.any()):
-            self.trace(before, state, members, epoch, lost)
+            if self.fused:
+                self.trace_few(before, state, members, epoch, lost)
+            else:
+                self.trace(before, state, members, epoch, lost)
         frozen = state.diverged_at >= 0
         state.put_back(frozen, before)
         state.loss.masked_fill_(frozen, torch.nan)
+
+    def trace_few(self, before: _State, state: _State, members: Tensor, epoch: int, lost: Tensor) -> None:
+        """``trace`` for members whose neighbours are too many for the ordinary path: copies of the lost alone walk again."""
+        few = max(1, MEMORY // self.model.bytes_per_member(self.recipe.batch_size))
+        for rows in lost.nonzero().flatten().split(few):
+            old, new = before.part(rows), state.part(rows)
+            self.trace(old, new, members[rows], epoch, lost[rows])
+            state.diverged_at[rows] = new.diverged_at
+            for weight, last in zip(before.weights, old.weights, strict=True):
+                weight[rows] = last
 
     def trace(self, before: _State, state: _State, members: Tensor, epoch: int, lost: Tensor) -> None:
         """Find the steps at which the members ``lost`` diverged; ``before`` gets their last finite weights."""
@@ -303,6 +331,15 @@ def _chunks(slots: int, size: int, lanes: int, device: torch.device, workers: in
     number = min(rows, workers * -(-rows // (fit * workers)))
     edges = [lanes * (i * rows // number) for i in range(number + 1)]
     return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def _fused(net: nn.Module, run: _Run) -> Fused | None:
+    """The run in one kernel, where network, recipe, data and a CUDA card allow it."""
+    if run.table.device.type != "cuda":
+        return None
+    from lib.population.fused import fit
+
+    return fit(net, run.recipe, run.seed, run.table, run.targets)
 
 
 @contextmanager
@@ -335,6 +372,8 @@ def predict(net: nn.Module, params: Params, inputs: Shaped[Tensor, "N ..."]) -> 
     size = population_size(params)
     first = next(iter(params.values()))
     inputs = inputs.to(first.device, next(t.dtype for t in params.values() if t.is_floating_point()))
+    if stacked.supports(net):
+        return _predict_stacked(net, params, inputs)
     was_training = net.training
     net.eval()
     try:
@@ -344,6 +383,23 @@ def predict(net: nn.Module, params: Params, inputs: Shaped[Tensor, "N ..."]) -> 
             parts = [one(select(params, slice(i, i + rows))) for i in range(0, size, rows)]
     finally:
         net.train(was_training)
+    return torch.cat(parts)
+
+
+def _predict_stacked(net: nn.Module, params: Params, inputs: Tensor) -> Tensor:
+    """The same by batched products, in blocks of members, and of examples where one member's are too many already."""
+    fit = (CACHE << 2 if inputs.device.type == "cpu" else MEMORY >> 3) // inputs.element_size()
+    fit = max(1, fit // stacked.numbers(net, inputs))
+    size, rows = population_size(params), min(len(inputs), fit)
+    members = max(1, fit // max(1, rows))
+    with torch.no_grad():
+        blocks = (select(params, slice(i, i + members)) for i in range(0, size, members))
+        parts = [
+            torch.cat(
+                [stacked.forward(net, block, some, own=False) for some in inputs.split(max(1, rows))], 1
+            )
+            for block in blocks
+        ]
     return torch.cat(parts)
 
 
