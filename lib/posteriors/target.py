@@ -7,14 +7,16 @@ network's parameters laid end to end in the order of ``state_dict()``; `ravel` a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from lib.params import Params
+from lib.population import losses
+from lib.population.recipe import Recipe
 
 Target = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -38,8 +40,40 @@ def unravel(positions: Float[Tensor, "*batch D"], net: nn.Module) -> Params:
     return params
 
 
+def trained(
+    net: nn.Module, start: Mapping[str, Tensor] | None, runs: int, method: str
+) -> Float[Tensor, "R D"]:
+    """Positions of the R trained networks ``start`` that ``method`` begins with, in the order of the parameters.
+
+    Raises ValueError where there are none, where they are not ``runs`` networks like ``net``, or not finite.
+    """
+    if start is None:
+        raise ValueError(
+            f"{method} starts from trained networks: pass start=population.train(...).params, one a member."
+        )
+    positions = ravel({name: start[name].detach() for name, _ in net.named_parameters()})
+    wanted = (runs, sum(p.numel() for p in net.parameters()))
+    if positions.shape != wanted:
+        raise ValueError(
+            f"{method} is to start from {wanted[0]} networks of {wanted[1]} parameters, and start holds "
+            f"{len(positions)} of {positions.shape[1]}: pass the networks of these members."
+        )
+    refuse_lost(
+        positions, f"{method} cannot start: the parameters", "drop the members that diverged in training"
+    )
+    return positions
+
+
+def refuse_lost(numbers: Shaped[Tensor, "R ..."], what: str, way_out: str) -> None:
+    """Raise ValueError, naming the runs (rows) of ``numbers`` that are not finite, where there are any."""
+    lost = (~numbers.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if lost:
+        shown = ", ".join(map(str, lost[:8])) + (", ..." if len(lost) > 8 else "")
+        raise ValueError(f"{what} of {len(lost)} of {len(numbers)} runs ({shown}) are not finite: {way_out}.")
+
+
 def outputs_of(
-    net: nn.Module, positions: Float[Tensor, "C D"], inputs: Float[Tensor, "n d"]
+    net: nn.Module, positions: Float[Tensor, "C D"], inputs: Float[Tensor, "n ..."]
 ) -> Float[Tensor, "C n outputs"]:
     """The outputs of the C networks at ``positions`` on the same inputs."""
     return vmap(lambda params: functional_call(net, params, (inputs,)))(unravel(positions, net))
@@ -63,8 +97,52 @@ def gaussian(
     return -0.5 * (residual**2).sum((1, 2)) - constant, residual
 
 
+def categorical(
+    outputs: Float[Tensor, "C n k"], targets: Int64[Tensor, " n"]
+) -> tuple[Float[Tensor, " C"], Float[Tensor, "C n k"]]:
+    """Log-likelihood of class labels under the logits ``outputs``, summed over n, and its gradient in the outputs."""
+    logits = outputs.mT  # classes before examples: the sums over a few classes run along rows of examples
+    logarithms = torch.log_softmax(logits, dim=1)
+    label = targets[None, None].expand(len(logits), 1, -1)
+    slope = torch.exp(logarithms).neg_()
+    slope.scatter_add_(1, label, slope.new_ones(()).expand(label.shape))
+    return logarithms.gather(1, label).sum((1, 2)), slope.mT
+
+
+def by_loss(loss: str) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The log-likelihood, up to a constant, whose mean over examples is minus a recipe's mean ``loss``."""
+
+    def log_likelihood(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        everyone = targets.expand(len(outputs), *targets.shape)
+        slope = losses.derivative(loss, outputs, everyone, out=torch.empty_like(outputs))
+        return -losses.per_example(loss, outputs, everyone).sum(1), slope.neg_()
+
+    return categorical if loss == "cross_entropy" else log_likelihood
+
+
+def prior_precision(recipe: Recipe, n: int) -> float:
+    """n * wd, the precision of the Gaussian prior that a recipe's weight decay means; refuses a decay of 0."""
+    if not recipe.weight_decay > 0:
+        raise ValueError(
+            "without weight decay the recipe means no posterior (a flat prior on every weight): give it a decay."
+        )
+    return n * float(recipe.weight_decay)
+
+
+def of_recipe(
+    net: nn.Module, inputs: Shaped[Tensor, "n ..."], targets: Shaped[Tensor, "n ..."], recipe: Recipe
+) -> Target:
+    """The posterior that a recipe means: log p(θ | data) = -n (mean loss + wd/2 |θ|²) + constant."""
+    dtype = next(net.parameters()).dtype
+    with torch.no_grad():
+        width = net(inputs[:1].to(next(net.parameters()).device, dtype)).shape[-1]
+    labels = losses.as_targets(recipe.loss, targets, width, dtype).to(inputs.device)
+    sigma = prior_precision(recipe, len(inputs)) ** -0.5
+    return log_posterior(net, inputs.to(dtype), labels, sigma=sigma, log_likelihood=by_loss(recipe.loss))
+
+
 def log_posterior(
-    net: nn.Module, inputs: Float[Tensor, "n d"], targets: Tensor, *, sigma: float, log_likelihood=bernoulli
+    net: nn.Module, inputs: Float[Tensor, "n ..."], targets: Tensor, *, sigma: float, log_likelihood=bernoulli
 ) -> Target:
     """Target of the posterior p(θ | data) ∝ p(data | θ) N(θ; 0, sigma² I) over all parameters of ``net``.
 
