@@ -6,6 +6,7 @@ Dropout and the factorised Gaussian change the loss, not the training: batches, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -20,6 +21,7 @@ from lib.population.recipe import Recipe
 from lib.population.vmapped import UnsupportedTraining
 from lib.randomness import permutation
 
+BLOCK = 1 << 14  # numbers of one member drawn in one call, where a step needs fewer
 Loss = Callable[[list[Tensor], Tensor, Tensor, int], Tensor]
 
 
@@ -63,6 +65,28 @@ def descend(
         weight.requires_grad_(False)
     refuse_diverged(weights, members, total)
     return total / max(seen, 1)
+
+
+class Stream:
+    """Random numbers for one step after the other, several steps to a call: for small networks calls cost more than numbers.
+
+    ``stream(step, shape)`` is (R, *shape), a function of (seed, member, purpose, step, shape) alone. ``draw`` is a function
+    of `lib.randomness`; how many steps share a call follows from the shape, never from the number of members.
+    """
+
+    def __init__(
+        self, draw: Callable[..., Tensor], seed: int, members: Tensor, purpose: str, dtype: torch.dtype
+    ):
+        self.draw, self.key, self.dtype = draw, (seed, members, purpose), dtype
+        self.held: tuple[int, tuple[int, ...]] | None = None
+
+    def __call__(self, step: int, shape: tuple[int, ...]) -> Tensor:
+        together = max(1, BLOCK // math.prod(shape))
+        block, place = divmod(step, together)
+        if self.held != (block, shape):
+            numbers = self.draw(*self.key, block, (together, *shape), self.dtype)
+            self.held, self.numbers = (block, shape), numbers.unbind(1)
+        return self.numbers[place]
 
 
 def chain(net: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -25,7 +25,7 @@ from lib.population import stacked
 from lib.population.initialise import initial, member_ids
 from lib.population.losses import as_targets
 from lib.population.recipe import Recipe
-from lib.posteriors.descent import chain, descend, mean_loss, outputs_of
+from lib.posteriors.descent import Stream, chain, descend, mean_loss, outputs_of
 from lib.posteriors.draws import Draws
 
 
@@ -121,14 +121,14 @@ def fit(
     x = inputs.to(device, next(iter(params.values())).dtype)
     y = as_targets(recipe.loss, targets, outputs_of(net), x.dtype).to(device)
     at = {site.layer: site for site in places}
+    chance = {name: Stream(randomness.uniform, seed, ids, f"dropout/{name}", x.dtype) for name in at}
 
     def loss(weights: list[Tensor], x: Tensor, y: Tensor, step: int) -> Tensor:
         own = dict(zip(params, weights, strict=True))
         for name, layer in layers:
             if name in at:
-                site = at[name]
-                u = randomness.uniform(seed, ids, f"dropout/{name}", step, (x.shape[1], site.units), x.dtype)
-                x = x * spread((u >= options.p).to(x.dtype) / (1 - options.p), site, x)
+                u = chance[name](step, (x.shape[1], at[name].units))
+                x = x * spread((u >= options.p).to(x.dtype) / (1 - options.p), at[name], x)
             x = stacked.apply(layer, stacked.own_of(own, name), x)
         return mean_loss(recipe.loss, x, y)
 

@@ -16,6 +16,7 @@ independently, which weights shared between positions are not (as in Molchanov e
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -28,7 +29,7 @@ from lib.population import stacked
 from lib.population.initialise import initial, member_ids
 from lib.population.losses import as_targets
 from lib.population.recipe import Constant, Cosine, MultiStep, Recipe
-from lib.posteriors.descent import chain, descend, mean_loss, outputs_of
+from lib.posteriors.descent import Stream, chain, descend, mean_loss, outputs_of
 from lib.posteriors.draws import Draws
 from lib.posteriors.target import ravel
 
@@ -103,11 +104,15 @@ def fit(
     y = as_targets(recipe.loss, targets, outputs_of(net), mean.dtype).to(device)
     precision = n * recipe.weight_decay
 
+    noise = {
+        name: Stream(randomness.normal, seed, ids, f"mean field/{name}", mean.dtype) for name, _ in layers
+    }
+
     def loss(weights: list[Tensor], x: Tensor, y: Tensor, step: int) -> Tensor:
         mean, log_sd = weights
         variance = torch.exp(2 * log_sd)
         outputs = noisy_forward(
-            layers, named_of(mean, shapes), named_of(variance, shapes), x, seed=seed, members=ids, step=step
+            layers, named_of(mean, shapes), named_of(variance, shapes), x, lambda n, s: noise[n](step, s)
         )
         prior = kl(mean, log_sd, precision) * (options.temperature / n)
         return mean_loss(recipe.loss, outputs, y) + prior
@@ -146,12 +151,12 @@ def noisy_forward(
     mean: Params,
     variance: Params,
     x: Shaped[Tensor, "R B ..."],
-    *,
-    seed: int,
-    members: Int64[Tensor, " R"],
-    step: int,
+    noise: Callable[[str, tuple[int, ...]], Tensor],
 ) -> Float[Tensor, "R B out"]:
-    """Outputs with noise in every pre-activation, its mean and variance those of the random weights."""
+    """Outputs with noise in every pre-activation, its mean and variance those of the random weights.
+
+    ``noise(layer's name, shape)`` gives standard normal numbers (R, *shape).
+    """
     for name, layer in layers:
         centre = stacked.own_of(mean, name)
         if not centre:
@@ -160,8 +165,7 @@ def noisy_forward(
         spread = stacked.apply(layer, stacked.own_of(variance, name), x.square())
         # Where all inputs of a bias-free unit are 0 the square root has no derivative.
         sd = spread.clamp_min(torch.finfo(x.dtype).tiny).sqrt()
-        noise = randomness.normal(seed, members, f"mean field/{name}", step, tuple(sd.shape[1:]), x.dtype)
-        x = torch.addcmul(stacked.apply(layer, centre, x), sd, noise)
+        x = torch.addcmul(stacked.apply(layer, centre, x), sd, noise(name, tuple(sd.shape[1:])))
     return x
 
 

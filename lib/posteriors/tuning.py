@@ -7,13 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int64, Shaped
-from torch import Tensor, nn
-
-from lib.population import predict
-from lib.posteriors.draws import Draws
-
 
 class NothingChosen(ValueError):
     """No candidate has a finite score."""
@@ -28,29 +21,34 @@ class Tuned:
         candidates: all that were tried, in order.
         scores: one a candidate, lower is better; not finite for one that lost by failing.
         refusals: why a candidate has no score, by its place.
-        runs: runs of the method behind each score.
+        runs: runs of the method behind each score, where said.
     """
 
     option: Any
     candidates: tuple[Any, ...]
     scores: tuple[float, ...]
     refusals: dict[int, str]
-    runs: int
+    runs: int | None
 
     def record(self) -> dict:
         """Plain numbers and words: the budget, every candidate with its score (None where it failed), the choice."""
-        return {
+        record = {
             "candidates": [_plain(candidate) for candidate in self.candidates],
             "scores": [score if math.isfinite(score) else None for score in self.scores],
             "chosen": next(i for i, candidate in enumerate(self.candidates) if candidate is self.option),
             "failed": sum(not math.isfinite(score) for score in self.scores),
             "refusals": {str(place): why for place, why in self.refusals.items()},
-            "runs": self.runs,
-            "fits": self.runs * len(self.candidates),
         }
+        return (
+            record
+            if self.runs is None
+            else record | {"runs": self.runs, "fits": self.runs * len(self.scores)}
+        )
 
 
-def choose(candidates: Iterable[Any], score: Callable[[Any], float | int], *, runs: int = 1) -> Tuned:
+def choose(
+    candidates: Iterable[Any], score: Callable[[Any], float | int], *, runs: int | None = None
+) -> Tuned:
     """Score every candidate and take the lowest; ties go to the first.
 
     A score that is not finite loses, and so does a candidate that ``score`` refuses with a ValueError or
@@ -76,21 +74,6 @@ def choose(candidates: Iterable[Any], score: Callable[[Any], float | int], *, ru
         )
     best = min(finite, key=lambda place: scores[place])
     return Tuned(candidates[best], candidates, tuple(scores), refusals, runs)
-
-
-def nll_of_average(
-    net: nn.Module,
-    draws: Draws,
-    inputs: Shaped[Tensor, "N ..."],
-    targets: Int64[Tensor, " N"],
-) -> Float[Tensor, " R"]:
-    """Mean of -log p(class) over the examples, p the average of each approximation's S class probabilities."""
-    values = []
-    for run in range(draws.runs):
-        logs = torch.log_softmax(predict(net, draws.of(run), inputs), dim=-1)
-        average = torch.logsumexp(logs, dim=0) - math.log(draws.draws)
-        values.append(-average.gather(1, targets.to(average.device)[:, None]).mean())
-    return torch.stack(values)
 
 
 def _plain(candidate: Any) -> Any:

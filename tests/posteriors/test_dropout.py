@@ -8,7 +8,7 @@ from lib import randomness
 from lib.networks import optumnist, perceptron
 from lib.params import select
 from lib.population import Recipe, UnsupportedTraining, initial, predict, stacked, train
-from lib.posteriors import dropout
+from lib.posteriors import descent, dropout
 from lib.posteriors.descent import Diverged
 from lib.posteriors.dropout import Dropout
 
@@ -107,8 +107,9 @@ def test_masks_keep_the_mean_and_drop_the_share():
     assert torch.equal(dropout.draw(fit, 5, seed=1).of(1)["0.weight"][3], fit.params["0.weight"][1])
 
 
-def test_training_is_that_of_dropout_layers():
+def test_training_is_that_of_dropout_layers(monkeypatch):
     """Against the population's generic path, which reads an nn.Dropout layer and grows by vmap."""
+    monkeypatch.setattr(descent, "BLOCK", 1)  # a draw a step, as there
     net = perceptron([6, 5, 3]).double()
     layered = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Dropout(0.4), nn.Linear(5, 3)).double()
     start = initial(net, 3, 4)
@@ -145,6 +146,18 @@ def test_a_run_does_not_depend_on_its_neighbours():
     for name, tensor in alone.params.items():
         torch.testing.assert_close(tensor, together.of(4)[name][:3], rtol=1e-10, atol=1e-12)
     assert not torch.equal(together.of(0)["2.weight"] == 0, together.of(1)["2.weight"] == 0)
+
+
+def test_a_streams_numbers_depend_on_member_step_and_shape_alone():
+    def stream(members):
+        return descent.Stream(randomness.uniform, 1, torch.tensor(members), "test", torch.float32)
+
+    many, one = stream([0, 1, 2]), stream([1])
+    numbers = [many(step, (7, 3)) for step in range(2000)]  # 780 steps a call
+    assert all(torch.equal(numbers[step][1:2], one(step, (7, 3))) for step in (1999, 0, 780, 5))
+    assert torch.equal(one(5, (2, 3)), stream([1])(5, (2, 3)))  # a last, smaller batch in between
+    assert len(torch.unique(torch.cat([n.flatten() for n in numbers]))) > 0.99 * 2000 * 63
+    assert one(3, (1 << 15,)).shape == (1, 1 << 15)
 
 
 def test_start_gives_the_initial_weights_and_stays_as_it_is():

@@ -89,9 +89,7 @@ def test_noise_in_the_activations_has_the_gradient_of_noise_in_the_weights_and_i
     def by_activations(mean, log_sd):
         variance = {name: torch.exp(2 * value) for name, value in log_sd.items()}
         batch = x.expand(noises, -1, -1)
-        return mean_field.noisy_forward(
-            stacked.layers(net), mean, variance, batch, seed=1, members=ids, step=0
-        )
+        return mean_field.noisy_forward(stacked.layers(net), mean, variance, batch, noise_of(ids))
 
     def by_weights(mean, log_sd):
         drawn = {}
@@ -121,9 +119,8 @@ def test_a_convolutions_activations_have_the_mean_and_variance_of_random_weights
         name: value + vary[name].sqrt() * randomness.normal(2, ids, name, 0, shapes[name], torch.float64)
         for name, value in many.items()
     }
-    local = mean_field.noisy_forward(
-        stacked.layers(net), many, vary, x.expand(noises, -1, -1, -1, -1), seed=1, members=ids, step=0
-    )
+    images = x.expand(noises, -1, -1, -1, -1)
+    local = mean_field.noisy_forward(stacked.layers(net), many, vary, images, noise_of(ids))
     direct = stacked.forward(net, drawn, x[0])
     error = ((local.var(0) + direct.var(0)) / noises).sqrt()
     assert ((local.mean(0) - direct.mean(0)).abs() < 4.5 * error).all()
@@ -148,6 +145,10 @@ def test_without_data_the_gaussian_is_the_prior_and_one_point_moves_what_it_sees
     assert (sds[:, 1:] - 0.5).abs().max() < 1e-3
     assert abs(means[:, 0].mean() - exact_mean) < 0.03 * exact_sd
     assert abs(sds[:, 0].mean() / exact_sd - 1) < 0.02
+
+
+def noise_of(ids):
+    return lambda name, shape: randomness.normal(1, ids, f"noise/{name}", 0, shape, torch.float64)
 
 
 def image_data(shape, dtype, n=24):

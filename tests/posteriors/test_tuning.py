@@ -3,14 +3,10 @@
 import math
 
 import pytest
-import torch
-from torch import nn
 
-from lib import randomness
 from lib.posteriors import dropout, mean_field
-from lib.posteriors.draws import Draws
 from lib.posteriors.dropout import Dropout
-from lib.posteriors.tuning import NothingChosen, choose, nll_of_average
+from lib.posteriors.tuning import NothingChosen, choose
 
 
 def test_the_lowest_score_wins_and_the_first_of_equals():
@@ -61,19 +57,3 @@ def test_the_record_of_a_dataclass_is_plain():
     assert tuned.record()["candidates"][tuned.record()["chosen"]] == {"p": 0.2, "channels": False}
     plain = choose(mean_field.CANDIDATES, lambda option: option.temperature).record()["candidates"][0]
     assert all(value is None or isinstance(value, int | float | str) for value in plain.values())
-
-
-def test_the_score_is_of_the_averaged_probabilities():
-    net = nn.Sequential(nn.Linear(3, 4))
-    params = {
-        name: randomness.normal(1, torch.arange(6), name, 0, tuple(p.shape), torch.float64)
-        for name, p in net.named_parameters()
-    }
-    inputs = randomness.normal(1, torch.arange(1), "x", 0, (5, 3), torch.float64)[0]
-    targets = torch.tensor([0, 1, 2, 3, 0])
-    found = nll_of_average(net, Draws(params, 2, 3), inputs, targets)
-    for run in range(2):
-        members = slice(3 * run, 3 * run + 3)
-        logits = inputs @ params["0.weight"][members].mT + params["0.bias"][members][:, None]
-        p = torch.softmax(logits, -1).mean(0)[torch.arange(5), targets]
-        torch.testing.assert_close(found[run], -p.log().mean())
