@@ -19,13 +19,13 @@ TOLERANCE = 1e-3  # by which probabilities may miss the sum 1: half precision do
 
 def accuracy(probabilities: Float[Tensor, "*runs N K"], labels: Int[Tensor, " N"]) -> Float[Tensor, "*runs"]:
     """Share of the examples whose most probable class is the label."""
-    _check(probabilities, labels)
+    check_probabilities(probabilities, labels)
     return (probabilities.argmax(-1) == labels).to(probabilities.dtype).mean(-1)
 
 
 def nll(probabilities: Float[Tensor, "*runs N K"], labels: Int[Tensor, " N"]) -> Float[Tensor, "*runs"]:
     """Mean negative log probability of the label, in nats; a probability of 0 counts as the smallest normal number."""
-    _check(probabilities, labels)
+    check_probabilities(probabilities, labels)
     tiny = torch.finfo(probabilities.dtype).tiny
     return -_of_label(probabilities, labels).clamp_min(tiny).log().mean(-1)
 
@@ -35,7 +35,7 @@ def brier(probabilities: Float[Tensor, "*runs N K"], labels: Int[Tensor, " N"]) 
 
     The sum over classes, as Brier (1950) and the paper have it, not their mean.
     """
-    _check(probabilities, labels)
+    check_probabilities(probabilities, labels)
     hit = _of_label(probabilities, labels)
     return ((probabilities**2).sum(-1) - hit**2 + (1 - hit) ** 2).mean(-1)
 
@@ -66,7 +66,7 @@ def adaptive_ece(
 
 def entropy(probabilities: Float[Tensor, "*any K"]) -> Float[Tensor, "*any"]:
     """Shannon's entropy of each distribution, in nats."""
-    _check(probabilities)
+    check_probabilities(probabilities)
     return torch.special.entr(probabilities).sum(-1)
 
 
@@ -77,7 +77,7 @@ def mutual_information(probabilities: Float[Tensor, "*runs S N K"]) -> Float[Ten
     negative, so members that are nearly equal lose no digits, as they do in the difference of entropies. Raises
     ValueError for a single member, which has nothing to differ from.
     """
-    _check(probabilities)
+    check_probabilities(probabilities)
     if probabilities.shape[-3] < 2:
         raise ValueError("mutual information needs at least two members: one has nothing to differ from.")
     mean = probabilities.mean(-3, keepdim=True).clamp_min(torch.finfo(probabilities.dtype).tiny)
@@ -87,7 +87,7 @@ def mutual_information(probabilities: Float[Tensor, "*runs S N K"]) -> Float[Ten
 
 def confidence(probabilities: Float[Tensor, "*runs N K"]) -> Float[Tensor, "*runs N"]:
     """Probability of the most probable class, the score by which foreign inputs are detected."""
-    _check(probabilities)
+    check_probabilities(probabilities)
     return probabilities.amax(-1)
 
 
@@ -137,12 +137,12 @@ def _of_label(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 def _gaps(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Confidence of each example's most probable class, and (1 where it is the label, else 0) minus it."""
-    _check(probabilities, labels)
+    check_probabilities(probabilities, labels)
     confidences, classes = probabilities.max(-1)
     return confidences, (classes == labels.to(classes.device)).to(confidences.dtype) - confidences
 
 
-def _check(probabilities: Tensor, labels: Tensor | None = None) -> None:
+def check_probabilities(probabilities: Tensor, labels: Tensor | None = None) -> None:
     if not probabilities.numel():
         raise ValueError(f"there are no examples: probabilities of shape {tuple(probabilities.shape)}.")
     total = probabilities.sum(-1)
