@@ -66,7 +66,7 @@ def trained(
 
 def refuse_lost(numbers: Shaped[Tensor, "R ..."], what: str, way_out: str) -> None:
     """Raise ValueError, naming the runs (rows) of ``numbers`` that are not finite, where there are any."""
-    lost = (~numbers.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist()
+    lost = (~numbers.reshape(len(numbers), -1).isfinite().all(dim=1)).nonzero().flatten().tolist()
     if lost:
         shown = ", ".join(map(str, lost[:8])) + (", ..." if len(lost) > 8 else "")
         raise ValueError(f"{what} of {len(lost)} of {len(numbers)} runs ({shown}) are not finite: {way_out}.")
