@@ -26,6 +26,7 @@ from torch.func import functional_call, vmap
 from lib.device import one_thread
 from lib.params import Params, population_size, select
 from lib.population import archive, losses, stacked
+from lib.population.convolution import Convolution
 from lib.population.dense import Dense
 from lib.population.initialise import initial, member_ids
 from lib.population.members import Population
@@ -68,7 +69,7 @@ def train(
     print_of_run = archive.fingerprint(recipe.to_dict(), seed, slots, state.weights, inputs, targets)
     epochs_done = archive.restore(checkpoint, print_of_run, state.tensors()) if checkpoint else 0
 
-    with _workers(device, isinstance(model, Dense)) as (workers, each):
+    with _workers(device, not isinstance(model, Vmapped)) as (workers, each):
         chunks = _chunks(len(slots), run.bytes_per_member, run.lanes, device, workers)
         parts = [state.part(chunk) for chunk in chunks]
         ids_of = [slots[chunk].to(device) for chunk in chunks]
@@ -100,7 +101,7 @@ class Moment:
 
     step: int
     rate: float | int
-    model: Dense | Vmapped
+    model: Dense | Convolution | Vmapped
     weights: list[Tensor]
     place: Tensor
 
@@ -163,6 +164,7 @@ def _begin(
     if len(targets) != n:
         raise ValueError(f"{n} inputs and {len(targets)} targets: there must be one target for each input.")
     model = Dense.recognise(net, recipe.loss) if fast else None
+    model = model or (Convolution.recognise(net, recipe.loss, tuple(inputs.shape[1:])) if fast else None)
     model = model or Vmapped(net, recipe.loss, seed, inputs, device)
     targets = losses.as_targets(recipe.loss, targets, model.outputs, model.dtype).to(device)
     steps = recipe.steps_per_epoch(n)
@@ -238,7 +240,7 @@ class _State:
 
 @dataclass(frozen=True)
 class _Run:
-    model: Dense | Vmapped
+    model: Dense | Convolution | Vmapped
     recipe: Recipe
     seed: int
     table: Tensor
