@@ -383,7 +383,8 @@ def scatter_panels(
     """Points in the plane, one panel a title: faint dots, so that a crowd shows as a crowd.
 
     Args:
-        panels: pairs of points (N, 2), or of at most four named groups of them, and a title.
+        panels: pairs of points (N, 2), or of at most four named groups of them, and a title; groups of the same
+            names in all panels are named in the first.
         labels: names of the two coordinates.
         diagonal: draw the line where both coordinates are equal.
         reference: draw a horizontal line at this height.
@@ -426,7 +427,7 @@ def scatter_panels(
             axes.set(xscale="log", yscale="log", xlim=across, ylim=up)
         if equal:
             axes.set_aspect("equal")
-        if len(named) > 1:
+        if len(named) > 1 and (not drawn or list(named) != list(groups[0][0])):
             for handle in axes.legend(markerscale=2).legend_handles:
                 handle.set_alpha(1)
         drawn.append(fig)

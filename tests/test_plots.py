@@ -206,6 +206,13 @@ def test_panels_share_one_range_unless_told_otherwise(axes_of):
     assert plots._range(np.array([[0.0, 1.0], [2.0, 1.0]]), False) == ((-0.1, 2.1), (0.5, 1.5))
 
 
+def test_groups_are_named_once_where_all_panels_have_them(axes_of):
+    same = {"one": cloud(1), "two": cloud(2)}
+    panels = [(same, "raw"), (same, "cleaned"), ({"three": cloud(3), "four": cloud(4)}, "other")]
+    drawn = axes_of(lambda: plots.scatter_panels(panels, alt="Groups", labels=("x", "y")))
+    assert [axes.get_legend() is not None for axes in drawn] == [True, False, True]
+
+
 def test_what_a_figure_cannot_show_is_counted():
     points = np.array([[1.0, 2.0], [np.nan, 1.0], [-1.0, 1.0]])
     labels = ("x", "y")
