@@ -119,7 +119,7 @@ def refuse_diverged(weights: list[Tensor], members: Int64[Tensor, " R"], values:
     """Raise Diverged where a run's weights or its loss are not finite."""
     finite = values.isfinite()
     for weight in weights:
-        finite &= weight.isfinite().flatten(1).all(dim=1)
+        finite &= weight.isfinite().reshape(len(weight), -1).all(dim=1)
     if not bool(finite.all()):
         lost = members[~finite].tolist()
         named = ", ".join(map(str, lost[:8])) + (", ..." if len(lost) > 8 else "")

@@ -120,27 +120,43 @@ def fit(
     params = {name: tensor.detach().to(device, copy=True) for name, tensor in named.items()}
     x = inputs.to(device, next(iter(params.values())).dtype)
     y = as_targets(recipe.loss, targets, outputs_of(net), x.dtype).to(device)
-    at = {site.layer: site for site in places}
-    chance = {name: Stream(randomness.uniform, seed, ids, f"dropout/{name}", x.dtype) for name in at}
+    chance = {
+        site.layer: Stream(randomness.uniform, seed, ids, f"dropout/{site.layer}", x.dtype) for site in places
+    }
 
     def loss(weights: list[Tensor], x: Tensor, y: Tensor, step: int) -> Tensor:
+        masks = {}
+        for site in places:
+            u = chance[site.layer](step, (x.shape[1], site.units))
+            masks[site.layer] = mask_of(u, options.p)
         own = dict(zip(params, weights, strict=True))
-        for name, layer in layers:
-            if name in at:
-                u = chance[name](step, (x.shape[1], at[name].units))
-                x = x * spread((u >= options.p).to(x.dtype) / (1 - options.p), at[name], x)
-            x = stacked.apply(layer, stacked.own_of(own, name), x)
-        return mean_loss(recipe.loss, x, y)
+        return mean_loss(recipe.loss, thinned(layers, own, x, masks, places), y)
 
     last = descend(loss, list(params.values()), x, y, recipe, members=ids, seed=seed)
     record = asdict(options) | {"dropped": [site.layer for site in places], "loss": last.tolist()}
     return Fit(params, ids, places, options, record)
 
 
-def spread(mask: Float[Tensor, "R B units"], site: Site, x: Shaped[Tensor, "R B ..."]) -> Tensor:
-    """A mask in the shape in which it multiplies a layer's inputs x: units, channels, or channels laid flat."""
-    mask = mask.repeat_interleave(site.repeats, dim=-1)
-    return mask.view(*mask.shape, *[1] * (x.ndim - 3))
+def mask_of(u: Float[Tensor, "*shape"], p: float | int) -> Float[Tensor, "*shape"]:
+    """0 where the uniform number falls below p, else 1 / (1 - p): a factor of mean 1."""
+    return (u >= p).to(u.dtype) / (1 - p)
+
+
+def thinned(
+    layers: list[tuple[str, nn.Module]],
+    params: Params,
+    x: Shaped[Tensor, "R B ..."],
+    masks: dict[str, Float[Tensor, "R B units"]],
+    places: tuple[Site, ...],
+) -> Float[Tensor, "R B out"]:
+    """Outputs with each site's inputs times its mask: every unit, or every channel, of every example its own."""
+    at = {site.layer: site for site in places}
+    for name, layer in layers:
+        if name in at:
+            mask = masks[name].repeat_interleave(at[name].repeats, dim=-1)
+            x = x * mask.view(*mask.shape, *[1] * (x.ndim - 3))
+        x = stacked.apply(layer, stacked.own_of(params, name), x)
+    return x
 
 
 def fold(params: Params, masks: dict[str, Float[Tensor, "P units"]], places: tuple[Site, ...]) -> Params:
@@ -167,7 +183,7 @@ def masks_of(fit: Fit, draws: int, seed: int) -> dict[str, Float[Tensor, "RS uni
         u = randomness.uniform(
             seed, fit.members, f"dropout sample/{site.layer}", 0, (draws, site.units), dtype
         )
-        masks[site.layer] = ((u >= p).to(dtype) / (1 - p)).flatten(0, 1)
+        masks[site.layer] = mask_of(u, p).flatten(0, 1)
     return masks
 
 

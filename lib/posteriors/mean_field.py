@@ -98,7 +98,7 @@ def fit(
     ids, layers, n = member_ids(members).to(device), chain(net), len(inputs)
     named = initial(net, ids, seed) if start is None else start
     shapes = {name: tensor.shape[1:] for name, tensor in named.items()}
-    mean = ravel(named).detach().to(device, copy=True)
+    mean = ravel(named).detach().to(device)  # a copy
     log_sd = torch.full_like(mean, math.log(options.sd))
     x = inputs.to(device, mean.dtype)
     y = as_targets(recipe.loss, targets, outputs_of(net), mean.dtype).to(device)

@@ -82,17 +82,28 @@ def test_a_sample_is_the_network_with_one_mask(name):
         torch.testing.assert_close(stacked.forward(net, drawn.params, x), wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", NETS)
+def test_the_masks_of_training_are_those_of_the_samples(name):
+    net, channels, shape, _ = NETS[name]
+    fit, x = fit_of(net, channels, 0.3), data(shape, n=4)[0]
+    masks = dropout.masks_of(fit, 4, 7)
+    examples = {site: mask.unflatten(0, (3, 4)) for site, mask in masks.items()}  # mask s falls on example s
+    batches = x.expand(3, *x.shape)
+    found = dropout.thinned(stacked.layers(net), fit.params, batches, examples, fit.sites)
+    everybody = stacked.forward(net, dropout.draw(fit, 4, seed=7).params, x).unflatten(0, (3, 4))
+    wanted = everybody[:, torch.arange(4), torch.arange(4)]
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
 def test_at_one_half_the_sample_is_exactly_the_masked_network():
     net, channels, shape, _ = NETS["perceptron"]
     fit = fit_of(net, channels, 0.5)  # the factor 2 is exact
     drawn, masks = dropout.draw(fit, 4, seed=7), dropout.masks_of(fit, 4, 7)
     everyone = {key: tensor.repeat_interleave(4, dim=0) for key, tensor in fit.params.items()}
-    h = data(shape)[0][None]
-    for name, layer in stacked.layers(net):
-        if name in masks:
-            h = h * masks[name][:, None]
-        h = stacked.apply(layer, stacked.own_of(everyone, name), h)
-    assert torch.equal(stacked.forward(net, drawn.params, data(shape)[0]), h)
+    x = data(shape)[0]
+    same = {site: mask[:, None].expand(-1, len(x), -1) for site, mask in masks.items()}
+    masked = dropout.thinned(stacked.layers(net), everyone, x.expand(12, *x.shape), same, fit.sites)
+    assert torch.equal(stacked.forward(net, drawn.params, x.expand(12, *x.shape)), masked)
     assert (masks["2"] == 0).any()
 
 
@@ -158,6 +169,15 @@ def test_a_streams_numbers_depend_on_member_step_and_shape_alone():
     assert torch.equal(one(5, (2, 3)), stream([1])(5, (2, 3)))  # a last, smaller batch in between
     assert len(torch.unique(torch.cat([n.flatten() for n in numbers]))) > 0.99 * 2000 * 63
     assert one(3, (1 << 15,)).shape == (1, 1 << 15)
+
+
+def test_runs_of_infinite_weights_or_losses_are_named():
+    weights, losses = [torch.ones(4, 2), torch.ones(4)], torch.ones(4)
+    ids = torch.arange(10, 14)
+    descent.refuse_diverged(weights, ids, losses)
+    weights[1][3], losses[0] = torch.inf, torch.nan
+    with pytest.raises(Diverged, match=r"2 of 4 runs diverged \(run 10, 13\)"):
+        descent.refuse_diverged(weights, ids, losses)
 
 
 def test_start_gives_the_initial_weights_and_stays_as_it_is():
