@@ -7,11 +7,9 @@
 #include <ucontext.h>
 
 #include <math.h>
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
-#include <functional>
-#include <vector>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
 
 #define __global__
 #define __device__
@@ -23,11 +21,13 @@ struct uint4 { unsigned x, y, z, w; };
 struct Index { unsigned x; };
 
 namespace cpu {
-constexpr int LIMIT = 1024;
-struct Thread { ucontext_t context; std::vector<char> stack; bool done; int shuffles; };
+constexpr int LIMIT = 256;
+struct Thread { ucontext_t context; bool done; int shuffles; };
 Thread threads[LIMIT];
+char stacks[LIMIT][1 << 16];
 ucontext_t home;
-std::function<void()> body;
+void (*body)(void*);
+void* kernel_and_arguments;
 int count = 0, running = 0;
 long arrived = 0;             // at barriers, by all threads together
 long shuffled[LIMIT / 32];    // shuffles entered, by a warp's lanes together
@@ -42,17 +42,19 @@ inline void hand_over() {
     swapcontext(&threads[running].context, &home);
     threadIdx.x = running;
 }
-inline void enter() { threadIdx.x = running; body(); threads[running].done = true; hand_over(); }
+inline void enter() { threadIdx.x = running; body(kernel_and_arguments); threads[running].done = true; hand_over(); }
 
-inline void run_block(int size, bool backwards, std::function<void()> kernel) {
-    count = size, body = kernel, arrived = 0;
-    std::memset(memory, 0xFF, sizeof memory);
-    std::memset(shuffled, 0, sizeof shuffled);
+template <class Kernel>
+void run_block(int size, bool backwards, Kernel kernel) {
+    count = size, arrived = 0, kernel_and_arguments = &kernel;
+    body = [](void* pointer) { (*static_cast<Kernel*>(pointer))(); };
+    memset(memory, 0xFF, sizeof memory);
+    memset(shuffled, 0, sizeof shuffled);
     for (int i = 0; i < size; ++i) {
         Thread& t = threads[i];
-        t.stack.resize(1 << 16), t.done = false, t.shuffles = 0;
+        t.done = false, t.shuffles = 0;
         getcontext(&t.context);
-        t.context.uc_stack.ss_sp = t.stack.data(), t.context.uc_stack.ss_size = t.stack.size();
+        t.context.uc_stack.ss_sp = stacks[i], t.context.uc_stack.ss_size = sizeof stacks[i];
         t.context.uc_link = &home;
         makecontext(&t.context, enter, 0);
     }
@@ -81,15 +83,15 @@ inline float __shfl_xor_sync(unsigned, float value, int mask) {
     return cpu::passed[turn % 2][me ^ mask];
 }
 
-inline float __uint_as_float(unsigned bits) { float x; std::memcpy(&x, &bits, 4); return x; }
+inline float __uint_as_float(unsigned bits) { float x; memcpy(&x, &bits, 4); return x; }
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
-    const std::uint64_t bytes = static_cast<std::uint64_t>(b) << 32 | a;
+    const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
     unsigned out = 0;
     for (int k = 0; k < 4; ++k) out |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * k & 7u) & 255u) << 8 * k;
     return out;
 }
 inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
-    return static_cast<unsigned>((static_cast<std::uint64_t>(high) << 32 | low) >> (shift & 31u));
+    return static_cast<unsigned>((static_cast<uint64_t>(high) << 32 | low) >> (shift & 31u));
 }
 inline int min(int a, int b) { return a < b ? a : b; }
 // expf, logf and fmaxf are the C library's own

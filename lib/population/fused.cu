@@ -3,8 +3,8 @@
 // A batch is at most 64 samples.  Thread t works on sample t % 64 and on conv channel c = t / 64: channel c of the first
 // convolution feeds channels 5c ... 5c+4 of the second (two groups), so until the head the two halves never meet.
 // The 8 x 8 pooled map of a thread lives in its registers; the images stay in shared memory as bytes, four neighbouring
-// pixels in a word, and nothing is ever unfolded.  Register arrays may be indexed by constants only, hence the arrays
-// that move down by one row of eight while a loop over rows reads or writes one end of them.
+// pixels in a word, and nothing is ever unfolded.  Register arrays may be indexed by constants only, hence the map that
+// moves along by WINDOWS places while a loop reads or writes one end of it.
 //
 // Pixels are bytes b, and the network's inputs are scale * b + shift; scale goes into the filter and shift into a bias.
 // What a later thread may read is always one barrier away from who wrote it: see the three barriers of the step loop.
@@ -12,6 +12,7 @@
 constexpr int BATCH = 64, CHANNELS = 2, THREADS = CHANNELS * BATCH;
 constexpr int SIDE = 28, WORDS = SIDE / 4;   // an image row is seven words of four pixels
 constexpr int MAP = 8;                       // the pooled map is 8 x 8
+constexpr int PARTS = MAP * MAP / WINDOWS;   // it is filled and left WINDOWS (4 or 8) neighbours of a row at a time
 constexpr int EACH = 5, TAPS = 25;           // output channels of a group, and weights of each
 constexpr int OUT = 4, AREA = OUT * OUT;     // the second convolution's map is 4 x 4
 constexpr int FEATURES = 10, HIDDEN = 3, CLASSES = 10;
@@ -27,7 +28,7 @@ constexpr unsigned DEAD = 12;  // a pooled unit at zero; its code points to a pa
 
 struct Shared {
     unsigned image[SIDE * WORDS][BATCH];    // lanes are samples: any word of any row without bank conflicts
-    unsigned winner[MAP][THREADS];          // a row's eight argmax codes, four bits each: 4 * row + column, or DEAD
+    unsigned winner[PARTS][THREADS];        // argmax codes of a part, four bits each: 4 * row + column, or DEAD
     unsigned positive[EACH][THREADS];       // sign bits of the second convolution's 16 outputs
     float signal[SIGNALS][BATCH + 1];       // features, hidden units and their deltas (one column of padding)
     float partial1[THREADS / 32][32];       // each warp's share of the first filter's gradient
@@ -82,20 +83,21 @@ __device__ __forceinline__ void convolve_and_pool(Shared& s, float (&map)[MAP * 
         filter[k] = scale * s.weight[CONV1 + 16 * channel + k];
     }
 #pragma unroll 1
-    for (int i = 0; i < MAP; ++i) {
+    for (int part = 0; part < PARTS; ++part) {
+        const int y = 3 * (part * WINDOWS / MAP), word = part * WINDOWS % MAP * 3 / 4;  // its first row and word of pixels
 #pragma unroll
-        for (int k = 0; k < MAP * (MAP - 1); ++k) map[k] = map[k + MAP];
+        for (int k = 0; k < MAP * MAP - WINDOWS; ++k) map[k] = map[k + WINDOWS];
         float patch[6][6] = {};  // the pixels under one window: columns 3j ... 3j+5, of which the next keeps three
         unsigned codes = 0;
 #pragma unroll
-        for (int j = -1; j < MAP; ++j) {
+        for (int j = -1; j < WINDOWS; ++j) {
 #pragma unroll
             for (int r = 0; r < 6; ++r) {
 #pragma unroll
                 for (int k = 0; k < 3; ++k) {
                     const int x = 3 * j + 3 + k;
                     patch[r][k] = patch[r][k + 3];
-                    patch[r][k + 3] = pixel(s.image[(3 * i + r) * WORDS + x / 4][sample], x % 4);
+                    patch[r][k + 3] = pixel(s.image[(y + r) * WORDS + word + x / 4][sample], x % 4);
                 }
             }
             if (j < 0) continue;  // three columns before the first window
@@ -112,10 +114,10 @@ __device__ __forceinline__ void convolve_and_pool(Shared& s, float (&map)[MAP * 
                 }
             }
             best = relu(best);
-            map[MAP * (MAP - 1) + j] = best;
+            map[MAP * MAP - WINDOWS + j] = best;
             codes |= (best > 0.0f ? code : DEAD) << (4 * j);
         }
-        s.winner[i][threadIdx.x] = codes;
+        s.winner[part][threadIdx.x] = codes;
     }
 }
 
@@ -229,11 +231,12 @@ __device__ __forceinline__ void back_to_map(Shared& s, float (&map)[MAP * MAP], 
 __device__ __forceinline__ void back_to_filter(Shared& s, float (&map)[MAP * MAP], int sample, int warp, int lane) {
     float gradient[32] = {};
 #pragma unroll 1
-    for (int i = 0; i < MAP; ++i) {
-        const unsigned codes = s.winner[i][threadIdx.x];
+    for (int part = 0; part < PARTS; ++part) {
+        const unsigned codes = s.winner[part][threadIdx.x], top = 3 * (part * WINDOWS / MAP);
+        const unsigned left = 3 * (part * WINDOWS % MAP);
 #pragma unroll
-        for (int j = 0; j < MAP; ++j) {
-            const unsigned code = codes >> (4 * j) & 15u, x = 3 * j + (code & 3u), y = 3 * i + (code >> 2);
+        for (int j = 0; j < WINDOWS; ++j) {
+            const unsigned code = codes >> (4 * j) & 15u, x = left + 3 * j + (code & 3u), y = top + (code >> 2);
             const float g = code == DEAD ? 0.0f : map[j];
             gradient[16] += g;
 #pragma unroll
@@ -245,7 +248,7 @@ __device__ __forceinline__ void back_to_filter(Shared& s, float (&map)[MAP * MAP
             }
         }
 #pragma unroll
-        for (int k = 0; k < MAP * (MAP - 1); ++k) map[k] = map[k + MAP];
+        for (int k = 0; k < MAP * MAP - WINDOWS; ++k) map[k] = map[k + WINDOWS];
     }
     s.partial1[warp][lane] = sums_over_lanes(gradient, lane);
 }

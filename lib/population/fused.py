@@ -39,8 +39,8 @@ from lib.randomness import integers, permutation
 SOURCE = Path(__file__).with_name("fused.cu")
 BATCH = 64  # samples that a block holds
 THREADS = 128
-SHARED_BYTES = 68_608
-BLOCKS_PER_SM = 3
+SHARED_BYTES = 72_704  # three blocks fill the 227 KiB of a Hopper multiprocessor
+DEFINES = {"SHARED_BYTES": SHARED_BYTES, "BLOCKS_PER_SM": 3, "WINDOWS": 8}
 TOLERANCE = 1e-3  # of a few steps' change of a tensor: float32 leaves about 1e-5, and a wrong term far more
 KEYS = 1 << 25  # batch positions sorted at a time
 
@@ -110,7 +110,7 @@ class Fused:
 
 
 def fit(
-    net: nn.Module, recipe: Recipe, seed: int, table: Tensor, targets: Tensor, launch: Launch | None = None
+    net: nn.Module, inputs: Tensor, targets: Tensor, recipe: Recipe, seed: int, launch: Launch | None = None
 ) -> Fused | None:
     """The fused form of a run, or None where network, recipe, data or device ask for the ordinary path.
 
@@ -118,15 +118,15 @@ def fit(
     schedule), the inputs (N, 1, 28, 28) in 256 equal steps from the lowest to the highest, as bytes that were scaled
     and shifted are.  ``launch`` stands in for the card's kernel in tests.
     """
-    if launch is None and (table.device.type != "cuda" or os.environ.get("BOOK_FUSED") == "0"):
+    if launch is None and (inputs.device.type != "cuda" or os.environ.get("BOOK_FUSED") == "0"):
         return None
     plain = recipe.optimiser == "sgd" and not recipe.momentum and recipe.loss == "cross_entropy"
     if not (plain and recipe.batch_size <= BATCH and is_optumnist(net)):
         return None
-    if table.dtype != torch.float32 or tuple(table.shape[1:]) != (1, 28, 28):
+    if len(inputs) == 0 or tuple(inputs.shape[1:]) != (1, 28, 28):
         return None
-    data = as_bytes(table)
-    launch = launch or (data and checked(table.device))
+    data = as_bytes(inputs.float())
+    launch = launch or (data and checked(inputs.device))
     if not data or not launch:
         return None
     images, scale, shift = data
@@ -134,9 +134,10 @@ def fit(
 
 
 def is_optumnist(net: nn.Module) -> bool:
-    """Whether a network is OptuMNIST-v1, layer for layer: the printed form names every option of a layer."""
+    """Whether a network is OptuMNIST-v1 in float32: the same layers, and the same options, all of which a layer prints."""
     known = optumnist()
-    return repr(net) == repr(known) and [type(a) for a in net.modules()] == [type(a) for a in known.modules()]
+    same = repr(net) == repr(known) and [type(a) for a in net.modules()] == [type(a) for a in known.modules()]
+    return same and all(parameter.dtype == torch.float32 for parameter in net.parameters())
 
 
 def as_bytes(table: Tensor) -> tuple[Tensor, float, float] | None:
@@ -149,11 +150,10 @@ def as_bytes(table: Tensor) -> tuple[Tensor, float, float] | None:
 
 
 @lru_cache
-def build(device: torch.device, blocks_per_sm: int = BLOCKS_PER_SM) -> Kernel:
-    """The kernel for a card; raises RuntimeError where it cannot be compiled or loaded."""
+def build(device: torch.device, **defines: int) -> Kernel:
+    """The kernel for a card, with other defines than ``DEFINES`` if given; RuntimeError where it cannot be compiled or loaded."""
     major, minor = torch.cuda.get_device_capability(device)
-    defines = {"SHARED_BYTES": SHARED_BYTES, "BLOCKS_PER_SM": blocks_per_sm}
-    code = compile(SOURCE.read_text(), f"sm_{major}{minor}", defines)
+    code = compile(SOURCE.read_text(), f"sm_{major}{minor}", DEFINES | defines)
     return Kernel(code, "train_networks", device, THREADS, SHARED_BYTES)
 
 
@@ -195,7 +195,7 @@ def disagreement(launch: Launch, device: torch.device, members: int = 132) -> fl
     targets = integers(0, ids[:1], "self-check/labels", 0, 10, (len(table),))[0].to(device)
     start = initial(net, ids, 0)
 
-    fused = fit(net, recipe, 0, table.to(device), targets, launch)
+    fused = fit(net, table.to(device), targets, recipe, 0, launch)
     (ours, losses), (again, _) = (_after_an_epoch(fused, start, ids) for _ in range(2))
     if not all(torch.equal(ours[name], again[name]) for name in ours):
         return float("inf")

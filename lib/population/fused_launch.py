@@ -17,10 +17,15 @@ SHARED_MEMORY_LIMIT = (
 
 
 def nvrtc() -> ctypes.CDLL:
-    """The compiler's library: the one that torch has loaded, one among the packages beside torch, or the system's."""
-    beside = sorted((Path(torch.__file__).parents[1] / "nvidia").glob("*/lib/libnvrtc.so.*"))
-    major = (torch.version.cuda or "").split(".")[0]
-    for name in (f"libnvrtc.so.{major}", *map(str, beside), "libnvrtc.so"):
+    """The compiler's library: among the packages beside torch, in torch's own folder, in CUDA's, or wherever the system looks."""
+    torch_folder, major = Path(torch.__file__).parent, (torch.version.cuda or "").split(".")[0]
+    beside = sorted((torch_folder.parent / "nvidia").glob("*/lib"))
+    for folder in (*beside, torch_folder / "lib", Path("/usr/local/cuda/lib64")):
+        for library in sorted(folder.glob(f"libnvrtc.so.{major}*")):
+            for part in folder.glob("libnvrtc-builtins.so.*"):
+                ctypes.CDLL(str(part))  # opened by name only later on, and found because it is loaded already
+            return ctypes.CDLL(str(library))
+    for name in (f"libnvrtc.so.{major}", "libnvrtc.so"):
         try:
             return ctypes.CDLL(name)
         except OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 
@@ -96,10 +97,13 @@ def seconds_of(work, device: torch.device) -> float:
 def main() -> None:
     """Check the kernel on this card, time it on noise in the full run's shape, and say what the full run would take."""
     options = argparse.ArgumentParser(description=main.__doc__)
-    options.add_argument("--members", type=int, default=1056)
+    options.add_argument(
+        "--members", type=int, default=1188, help="1188: three blocks for each of an H200's 132 x 3 places"
+    )
     options.add_argument("--examples", type=int, default=FULL[2])
     options.add_argument("--epochs", type=int, default=3, help="timed epochs; the fastest is reported")
-    options.add_argument("--blocks-per-sm", type=int, nargs="+", default=[fused.BLOCKS_PER_SM])
+    options.add_argument("--blocks", type=int, nargs="+", default=[fused.DEFINES["BLOCKS_PER_SM"]])
+    options.add_argument("--windows", type=int, nargs="+", default=[fused.DEFINES["WINDOWS"]])
     chosen = options.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit(
@@ -108,9 +112,9 @@ def main() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     card = card_of(device)
     print(f"{card.name}: {card.flops / 1e12:.1f} TFLOP/s in float32, {card.bytes / 1e12:.2f} TB/s (copy)")
-    for blocks in chosen.blocks_per_sm:
-        kernel = fused.build(device, blocks)
-        print(f"\nat least {blocks} blocks a multiprocessor")
+    for blocks, windows in product(chosen.blocks, chosen.windows):
+        kernel = fused.build(device, BLOCKS_PER_SM=blocks, WINDOWS=windows)
+        print(f"\nregisters for {blocks} blocks a multiprocessor, {windows} windows at a time")
         difference = fused.disagreement(kernel, device)
         verdict = "agrees" if difference <= fused.TOLERANCE else "DISAGREES"
         print(f"kernel against ordinary path in float64: {verdict}, {difference:.1e} of a few steps' change")
@@ -124,7 +128,7 @@ def _time(
     pixels = integers(0, ids[:1], "benchmark/images", 0, 256, (examples, 1, 28, 28))[0].float() / 255
     labels = integers(0, ids[:1], "benchmark/labels", 0, 10, (examples,))[0]
     recipe = Recipe(0.04, 64, 60, weight_decay=2e-4, schedule=MultiStep((15, 30), 0.5))
-    run = fused.fit(optumnist(), recipe, 0, pixels, labels, kernel)
+    run = fused.fit(optumnist(), pixels, labels, recipe, 0, kernel)
     weights = list(initial(optumnist(), ids, 0).values())
     sorting, whole = [], []
     for epoch in range(epochs + 1):  # the first is a warm-up

@@ -63,9 +63,10 @@ def train(
     from it, with the same bits on one CPU as a run that was never stopped; the file is removed at the end.
     ``fast=False`` takes the generic path for a perceptron too.  Raises UnsupportedTraining with the layer's name.
     """
-    run, slots, place, state = _begin(net, inputs, targets, recipe, members, seed, device, start, fast)
-    model, device = run.model, torch.device(device)
-    run = replace(run, fused=_fused(net, run) if fast else None)
+    fused = _fused(net, inputs, targets, recipe, seed, device) if fast else None
+    simple = fast and fused is None  # the fused form works on parameters as they are named
+    run, slots, place, state = _begin(net, inputs, targets, recipe, members, seed, device, start, simple)
+    run, model, device = replace(run, fused=fused), run.model, torch.device(device)
     print_of_run = archive.fingerprint(recipe.to_dict(), seed, slots, state.weights, inputs, targets)
     epochs_done = archive.restore(checkpoint, print_of_run, state.tensors()) if checkpoint else 0
 
@@ -335,13 +336,15 @@ def _chunks(slots: int, size: int, lanes: int, device: torch.device, workers: in
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
-def _fused(net: nn.Module, run: _Run) -> Fused | None:
+def _fused(
+    net: nn.Module, inputs: Tensor, targets: Tensor, recipe: Recipe, seed: int, device: str | torch.device
+) -> Fused | None:
     """The run in one kernel, where network, recipe, data and a CUDA card allow it."""
-    if run.table.device.type != "cuda":
+    if torch.device(device).type != "cuda":
         return None
     from lib.population.fused import fit
 
-    return fit(net, run.recipe, run.seed, run.table, run.targets)
+    return fit(net, inputs.to(device), targets.to(device), recipe, seed)
 
 
 @contextmanager
