@@ -306,7 +306,8 @@ def _error(
         join([finished[k] for k in shards if k in finished]) if finished else None,
     )
     for k, text in failures.items():
-        error.add_note(f"members {_named(shards[k])}:\n{text}")
+        told = text if k == first else text.strip().splitlines()[-1]
+        error.add_note(f"members {_named(shards[k])}: {told}")
     return error
 
 
