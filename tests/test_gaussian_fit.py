@@ -24,8 +24,8 @@ def flat(params: dict) -> np.ndarray:
 @pytest.mark.parametrize("shrinkage", [1, 0.3, 0])
 def test_draws_have_the_mean_and_covariance_of_the_sample(shrinkage: float) -> None:
     mixing = torch.randn(5, 5, generator=generator(1))
-    values = torch.randn(40, 5, generator=generator(2)) @ mixing + torch.arange(5)
-    params = {"a": values[:, :2], "b": values[:, 2:].reshape(40, 3, 1)}
+    values = torch.randn(8, 5, generator=generator(2)) @ mixing + torch.arange(5)
+    params = {"a": values[:, :2], "b": values[:, 2:].reshape(8, 3, 1)}
     drawn = draw(fit(params, shrinkage), 40_000, seed=3)
     assert drawn["b"].shape == (40_000, 3, 1)
     sample = np.cov(flat(params).T)
