@@ -55,6 +55,10 @@ def bandwidths(x: Float[Tensor, "m D"], y: Float[Tensor, "n D"], first: int = 50
     d are the distances between the ``first`` samples of x and those of y. Where d_min is below 0.1, it becomes the 5 %
     quantile or 0.1, whichever is greater; d_max is at least 0.3 (the rule of the authors' code, absolute numbers and all).
     """
+    return _paper_rule(x, y, first)
+
+
+def _paper_rule(x: Tensor, y: Tensor, first: int = 500) -> Bandwidths:
     x, y = _samples(x, y)
     return Bandwidths(*(_grid(d.flatten()) for d in distances(x[:first], y[:first])))
 
@@ -87,37 +91,10 @@ def mmd2(
     """Unbiased estimate of MMD² between the laws of x and y for each kernel, the Laplace ones first, in float64.
 
     S_xx / (m (m - 1)) + S_yy / (n (n - 1)) - 2 S_xy / (m n), S the sums of the kernel over pairs, without the diagonal.
-    Pairs are visited in blocks: memory stays at tens of megabytes on a CPU, whatever m and n. ``bandwidths`` are by
+    Pairs are visited in blocks: what is held at a time does not grow with m and n. ``bandwidths`` are by
     default those of x and y. Raises ValueError for fewer than two samples, other dimensions, or numbers not finite.
     """
-    return Reference(x, globals()["bandwidths"](x, y) if bandwidths is None else bandwidths).mmd2(y)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """One sample with which many others are compared: its own part of the statistic is computed once.
-
-    ``within`` is S_xx / (m (m - 1)) for each kernel.
-    """
-
-    x: Float[Tensor, "m D"]
-    bandwidths: Bandwidths
-    within: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        x, _ = _samples(self.x, self.x)
-        object.__setattr__(self, "x", x)
-        object.__setattr__(self, "within", _sums([(x, None)], self.bandwidths)[0] / _pairs(len(x)))
-
-    def mmd2(self, y: Float[Tensor, "*runs n D"]) -> Float[Tensor, "*runs B2"]:
-        """As `mmd2`, for one sample or for one sample a run; costs the pairs with y only, and those within y."""
-        runs = y.flatten(0, -3) if y.ndim > 2 else y[None]
-        both = [_samples(self.x, run) for run in runs]
-        sums = _sums([*both, *((run, None) for _, run in both)], self.bandwidths)
-        between, own = sums.split(len(both))
-        m, n = len(self.x), y.shape[-2]
-        found = self.within + own / _pairs(n) - 2 * between / (m * n)
-        return found.unflatten(0, y.shape[:-2]) if y.ndim > 2 else found[0]
+    return Reference(x, _paper_rule(x, y) if bandwidths is None else bandwidths).mmd2(y)
 
 
 @dataclass(frozen=True)
@@ -149,6 +126,61 @@ class Scale:
         return scaled(value, self.floor, self.top)
 
 
+@dataclass(frozen=True)
+class Reference:
+    """One sample with which many others are compared: its own part of the statistic is computed once.
+
+    ``within`` is S_xx / (m (m - 1)) for each kernel.
+    """
+
+    x: Float[Tensor, "m D"]
+    bandwidths: Bandwidths
+    within: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        x, _ = _samples(self.x, self.x)
+        object.__setattr__(self, "x", x)
+        object.__setattr__(self, "within", _sums([(x, None)], self.bandwidths)[0] / _pairs(len(x)))
+
+    def mmd2(self, y: Float[Tensor, "*runs n D"]) -> Float[Tensor, "*runs B2"]:
+        """As `mmd2`, for one sample or for one sample a run; costs the pairs with y only, and those within y."""
+        runs = y.flatten(0, -3) if y.ndim > 2 else y[None]
+        both = [_samples(self.x, run) for run in runs]
+        sums = _sums([*both, *((run, None) for _, run in both)], self.bandwidths)
+        between, own = sums.split(len(both))
+        m, n = len(self.x), y.shape[-2]
+        found = self.within + own / _pairs(n) - 2 * between / (m * n)
+        return found.unflatten(0, y.shape[:-2]) if y.ndim > 2 else found[0]
+
+    def scale(self, initial: Float[Tensor, "n D"], *, splits: int = 20, seed: int) -> Scale:
+        """The two points of comparison: random halves of the reference, and initial weights.
+
+        All splits come from one pass over the pairs: a split only says which of them lie within a half, and which
+        across. Raises ValueError for fewer than four reference networks or fewer than two splits.
+        """
+        x, m = self.x, len(self.x)
+        if m < 4 or splits < 2:
+            raise ValueError(
+                f"{m} samples, {splits} splits: halves need 4 samples, and their noise 2 splits."
+            )
+        half, rest = m // 2, m - m // 2
+        order = randomness.permutation(seed, torch.arange(splits, device=x.device), "mmd/halves", 0, m)
+        chosen = torch.zeros(splits, m, dtype=x.dtype, device=x.device).scatter_(1, order[:, :half], 1.0)
+
+        def work(block: Block) -> Tensor:
+            _, rows, columns = block
+            found = []
+            for values in _kernels(x, x, rows, columns, self.bandwidths, symmetric=True):
+                one, other = ((a[:, rows] @ values * a[:, columns]).sum(1) for a in (chosen, 1 - chosen))
+                found.append(torch.stack([one, other, values.sum().expand(splits)]))
+            return torch.stack(found).double()  # kernels, parts, splits
+
+        parts = blocks.each(work, _blocks(0, m, m, x, symmetric=True), x.device)
+        one, other, total = torch.stack(parts).sum(0).unbind(1)
+        floors = 2 * (one / _pairs(half) + other / _pairs(rest) - (total - one - other) / (half * rest))
+        return Scale(floors.T.contiguous(), self.mmd2(initial))
+
+
 def floor_and_ceiling(
     x: Float[Tensor, "m D"],
     initial: Float[Tensor, "n D"],
@@ -157,34 +189,8 @@ def floor_and_ceiling(
     splits: int = 20,
     seed: int,
 ) -> Scale:
-    """What a value of MMD² to the reference x is compared with: random halves of x, and initial weights.
-
-    All splits come from one pass over the pairs: a split only says which of them lie within a half, and which across.
-    Raises ValueError for fewer than four reference samples or fewer than two splits.
-    """
-    x, initial = _samples(x, initial)
-    if len(x) < 4 or splits < 2:
-        raise ValueError(
-            f"{len(x)} samples, {splits} splits: halves need 4 samples, and their noise 2 splits."
-        )
-    half = len(x) // 2
-    order = randomness.permutation(seed, torch.arange(splits, device=x.device), "mmd/halves", 0, len(x))
-    chosen = torch.zeros(splits, len(x), dtype=x.dtype, device=x.device)
-    chosen.scatter_(1, order[:, :half], 1.0)
-
-    def work(block: Block) -> Tensor:
-        _, rows, columns = block
-        found = []
-        for values in _kernels(x, x, rows, columns, bandwidths, symmetric=True):
-            one, other = ((a[:, rows] @ values * a[:, columns]).sum(1) for a in (chosen, 1 - chosen))
-            found.append(torch.stack([one, other, values.sum().expand(splits)]))
-        return torch.stack(found).double()  # kernels, parts, splits
-
-    parts = blocks.each(work, _blocks(0, len(x), len(x), x, symmetric=True), x.device)
-    one, other, total = torch.stack(parts).sum(0).unbind(1)
-    rest = len(x) - half
-    floors = 2 * (one / _pairs(half) + other / _pairs(rest) - (total - one - other) / (half * rest))
-    return Scale(floors.T.contiguous(), Reference(x, bandwidths).mmd2(initial))
+    """What a value of MMD² to the reference x is compared with; see `Reference.scale`."""
+    return Reference(x, bandwidths).scale(initial, splits=splits, seed=seed)
 
 
 def scaled(

@@ -140,6 +140,14 @@ class TestKnownAnswers:
             p = torch.tensor([[[0.5 + e, 0.5 - e]], [[0.5 - e, 0.5 + e]]], dtype=dtype)
             assert metrics.mutual_information(p).item() == pytest.approx(2 * e * e, rel=digits)
 
+    def test_mutual_information_forgives_a_rounded_mean(self):
+        """Members p ± e about p = (1/3, 2/3): the information is e² / 2 · sum 1 / p, though the mean of p is rounded."""
+        p = torch.tensor([1 / 3, 2 / 3], dtype=torch.float64)
+        e = 1e-8 * torch.tensor([1.0, -1.0], dtype=torch.float64)
+        members = torch.stack([p + e, p - e, p + e, p - e, p + e, p - e])[:, None]
+        expected = ((members[0, 0] - members[1, 0]) ** 2 / p).sum().item() / 8
+        assert metrics.mutual_information(members).item() == pytest.approx(expected, rel=1e-6)
+
     def test_detection_of_separated_sets(self):
         inside, outside = torch.tensor([0.8, 0.9]), torch.tensor([0.1, 0.2, 0.3])
         values = [metric(inside, outside).item() for metric in (metrics.auroc, metrics.aupr, metrics.fpr95)]
