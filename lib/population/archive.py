@@ -194,7 +194,10 @@ def load(
         if members is None and not finite:
             return unpack(_everything(path, file, index), index)
         ids = file.get_tensor("members")
-        rows = torch.arange(len(ids)) if members is None else _rows(path, ids, member_ids(members).cpu())
+        rows = torch.arange(len(ids))
+        if members is not None:
+            wanted = torch.tensor(members) if isinstance(members, list) else members
+            rows = _rows(path, ids, member_ids(wanted).cpu())
         if finite:
             rows = rows[file.get_tensor("diverged_at")[rows] < 0]
         chosen = rows.tolist()
