@@ -146,9 +146,8 @@ def check_probabilities(probabilities: Tensor, labels: Tensor | None = None) -> 
     if not probabilities.numel():
         raise ValueError(f"there are no examples: probabilities of shape {tuple(probabilities.shape)}.")
     total = probabilities.sum(-1)
-    wrong = ~((total - 1).abs() <= TOLERANCE) | (probabilities < 0).any(
-        -1
-    )  # a sum that is no number is wrong
+    summing = (total - 1).abs() <= TOLERANCE  # false for what is no number
+    wrong = ~summing | (probabilities < 0).any(-1)
     if wrong.any():
         first = wrong.nonzero()[0].tolist()
         raise ValueError(

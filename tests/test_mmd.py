@@ -40,7 +40,7 @@ def naive(x, y, bandwidths):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks and tiles that do not divide the sizes, so that every border is crossed."""
-    for name, value in {"ROWS": 3, "COLUMNS": 4, "TILE": 11}.items():
+    for name, value in {"ROWS": 5, "COLUMNS": 3, "TILE": 11}.items():
         monkeypatch.setattr(mmd, name, value)
 
 
