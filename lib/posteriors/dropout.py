@@ -102,7 +102,7 @@ def fit(
     inputs: Shaped[Tensor, "N ..."],
     targets: Shaped[Tensor, "N ..."],
     recipe: Recipe,
-    options: Dropout,
+    options: Dropout | None = None,
     *,
     members: int | range | Tensor,
     seed: int,
@@ -115,6 +115,7 @@ def fit(
     neighbours. With p = 0 this is ``population.train``. Dropout layers that ``net`` itself contains do nothing here.
     Raises Diverged, UnsupportedTraining, and ValueError where no unit could be dropped.
     """
+    options = options or Dropout()
     ids, places, layers = member_ids(members).to(device), sites(net, options.channels), chain(net)
     named = initial(net, ids, seed) if start is None else start
     params = {name: tensor.detach().to(device, copy=True) for name, tensor in named.items()}

@@ -49,7 +49,7 @@ def fit(
     inputs: Shaped[Tensor, "N ..."],
     targets: Shaped[Tensor, "N ..."],
     recipe: Recipe,
-    options: Ensemble,
+    options: Ensemble | None = None,
     *,
     members: int | range | Tensor,
     seed: int,
@@ -60,6 +60,7 @@ def fit(
 
     ``start``: initial weights (R * networks, ...). Raises Diverged with the members that diverged.
     """
+    options = options or Ensemble()
     runs = member_ids(members)
     ids = (runs[:, None] * options.networks + torch.arange(options.networks, device=runs.device)).flatten()
     population = train(net, inputs, targets, recipe, members=ids, seed=seed, device=device, start=start)
