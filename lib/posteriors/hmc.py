@@ -16,13 +16,18 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int64, Shaped
+from torch import Tensor, nn
 
 from lib import randomness
 from lib.device import one_thread
+from lib.diagnostics import convergence
+from lib.params import Params
+from lib.population import Recipe
+from lib.population.initialise import member_ids
+from lib.posteriors.draws import Draws
 from lib.posteriors.moves import Move
-from lib.posteriors.target import Target
+from lib.posteriors.target import Target, of_recipe, outputs_of, prior_precision, trained, unravel
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,11 @@ class Noise:
 BLOCK = 64  # transitions whose noise is drawn in one call
 
 
-def noises(seed: int, start: Float[Tensor, "C D"], moves: int = 0) -> Iterator[Noise]:
+def noises(
+    seed: int, start: Float[Tensor, "C D"], moves: int = 0, members: Int64[Tensor, " C"] | None = None
+) -> Iterator[Noise]:
     """The noise of transition 0, 1, 2, ... of C chains; chain i's depends on (seed, i, transition) alone."""
-    chains = torch.arange(len(start), device=start.device)
+    chains = torch.arange(len(start), device=start.device) if members is None else members
     dimension, dtype = start.shape[1], start.dtype
     for block in count():
         normal = randomness.normal(seed, chains, "hmc momentum", block, (BLOCK, dimension + 1), dtype)
@@ -160,16 +167,17 @@ def sample(
     jitter: float = 0.3,
     moves: Sequence[Move] = (),
     seed: int = 0,
+    members: Int64[Tensor, " C"] | None = None,
 ) -> Samples:
     """``draws`` positions of each of C chains after ``warmup`` transitions that tune the shared step size.
 
-    After each transition every one of the extra exact ``moves`` is proposed once.
+    After each transition every one of the extra exact ``moves`` is proposed once. ``members`` number the chains.
 
     The tuning (Robbins & Monro on the log step size, gain 0.5 (t + 1)^-0.4) stops with the warm-up, so that the
     kept draws come from one fixed kernel. Raises StuckChains when a tenth of the chains accept less than 1 in 100.
     """
     state, kernel = init(target, start), Kernel(step_size, leapfrog, jitter)
-    noise = noises(seed, start, len(moves))
+    noise = noises(seed, start, len(moves), members)
     log_step = math.log(step_size)
     for t in range(warmup):
         drawn = next(noise)
@@ -200,3 +208,104 @@ def sample(
             f"{kernel.step_size:.3g}: lengthen the warm-up, shorten the trajectory, or start nearer to the posterior."
         )
     return Samples(positions, log_density, mean, jumps, kernel.step_size, diverged)
+
+
+@dataclass(frozen=True)
+class Hmc:
+    """How many transitions, how long each is, and what the warm-up aims at."""
+
+    leapfrog: int = 25
+    warmup: int = 30  # from trained networks: the step size alone is sought
+    draws: int = 100  # as many as a method of the chapter gives
+    acceptance: float = (
+        0.75  # between the 0.65 that is best in high dimension (Neal 2011, section 5.4.3) and caution
+    )
+    step_size: float = 0.01  # where the warm-up begins
+
+
+CANDIDATES = (Hmc(acceptance=0.65), Hmc(), Hmc(acceptance=0.85), Hmc(acceptance=0.95))
+PROBES = 20  # training examples at whose logits the chains are compared
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The kept positions of R chains in order, (R, K, D)."""
+
+    net: nn.Module
+    positions: Float[Tensor, "R K D"]
+    record: dict[str, float | int]
+
+
+def fit(
+    net: nn.Module,
+    inputs: Shaped[Tensor, "n ..."],
+    targets: Shaped[Tensor, "n ..."],
+    recipe: Recipe,
+    options: Hmc | None = None,
+    *,
+    members: int | range | Tensor,
+    seed: int,
+    device: str | torch.device = "cpu",
+    start: Params | None = None,
+) -> Fit:
+    """One chain a member on the posterior that the recipe means, from the trained networks ``start`` (R, ...).
+
+    Every gradient reads all n examples. The record says whether the chains have met: R-hat and effective sample size of
+    the log-likelihood and, the worst among them, of the likeliest class's logit over the mean logit at twenty training examples.
+    Chains share the step size, so that a chain depends on which others run. Raises ValueError and StuckChains.
+    """
+    options, members = options or Hmc(), member_ids(members).to(device)
+    begin = trained(net, start, len(members), "HMC").to(device)
+    inputs, targets = inputs.to(device), targets.to(device)
+    found = sample(
+        of_recipe(net, inputs, targets, recipe),
+        begin,
+        warmup=options.warmup,
+        draws=options.draws,
+        leapfrog=options.leapfrog,
+        step_size=options.step_size,
+        acceptance=options.acceptance,
+        seed=seed,
+        members=members,
+    )
+    record = {
+        "transitions": options.warmup + options.draws,
+        "leapfrog": options.leapfrog,
+        "acceptance": float(found.acceptance.mean()),
+        "step size": found.step_size,
+        "divergences": int(found.diverged.sum()),
+    }
+    if len(members) > 1:
+        record |= _meeting(net, found, inputs[:PROBES], prior_precision(recipe, len(inputs)))
+    return Fit(net, found.positions.transpose(0, 1).contiguous(), record)
+
+
+def draw(fit: Fit, draws: int, *, seed: int) -> Draws:
+    """``draws`` of each chain's positions, evenly spaced (``seed`` decides nothing); refuses more than there are."""
+    chosen = fit.positions[:, thin(fit.positions.shape[1], draws).to(fit.positions.device)]
+    return Draws(unravel(chosen.flatten(0, 1), fit.net), len(chosen), draws)
+
+
+def thin(kept: int, draws: int) -> Int64[Tensor, " draws"]:
+    """``draws`` indices among ``kept``, evenly spaced, the last one included."""
+    if not 1 <= draws <= kept:
+        raise ValueError(f"{draws} samples of chains that kept {kept}: keep more, or draw fewer.")
+    return (torch.arange(1, draws + 1) * kept) // draws - 1
+
+
+def _meeting(net: nn.Module, found: Samples, probes: Tensor, precision: float) -> dict[str, float]:
+    """R-hat and effective sample size of what does not depend on how units are named."""
+    likelihood = found.log_density + 0.5 * precision * found.positions.square().sum(-1)
+    logits = outputs_of(net, found.positions.flatten(0, 1), probes.to(found.positions.dtype)).double()
+    if logits.shape[2] > 1:  # a shift of all logits is no difference
+        top = logits.mean(0).argmax(-1)[None, :, None].expand(len(logits), -1, 1)
+        logits = logits.gather(2, top) - logits.mean(2, keepdim=True)
+    margins = logits.squeeze(2).unflatten(0, found.positions.shape[:2])
+    first = convergence("log-likelihood", likelihood.double().cpu().numpy())
+    others = [convergence("logit", margin.cpu().numpy()) for margin in margins.unbind(2)]
+    return {
+        "R-hat of the log-likelihood": first.rhat,
+        "ESS of the log-likelihood": first.ess,
+        "R-hat of the worst logit": max(one.rhat for one in others),
+        "ESS of the worst logit": min(one.ess for one in others),
+    }

@@ -29,26 +29,27 @@ from torch import Tensor, nn
 
 from lib import randomness
 from lib.params import Params
-from lib.population import Constant, Recipe, walk
+from lib.population import Constant, Cosine, Recipe, walk
 from lib.population.initialise import member_ids
 from lib.posteriors.draws import Draws
+from lib.posteriors.hmc import thin
 from lib.posteriors.target import prior_precision, ravel, refuse_lost, unravel
 
 
 @dataclass(frozen=True)
-class Cyclical:
-    """A rate that falls from 1 to 0 along half a cosine in each cycle, then starts again (Zhang et al. 2020, equation 1).
+class Cyclical(Cosine):
+    """A rate that falls from 1 to ``floor`` along half a cosine in each cycle, then starts again (Zhang et al. 2020, equation 1).
 
     The first share ``explore`` of a cycle only optimises (no noise); samples are taken in the rest.
     """
 
     cycles: int = 4
-    explore: float = 0.8  # the authors' own (their section 3)
+    explore: float | int = 0.8  # the authors' own (their section 3)
 
-    def factor(self, epoch: float, epochs: float | int) -> float:
-        return (math.cos(math.pi * self.phase(epoch, epochs)) + 1) / 2
+    def factor(self, epoch: float | int, epochs: float | int) -> float:
+        return super().factor(self.phase(epoch, epochs), 1)
 
-    def phase(self, epoch: float, epochs: float | int) -> float:
+    def phase(self, epoch: float | int, epochs: float | int) -> float | int:
         """How far its cycle has come, in [0, 1)."""
         return epoch * self.cycles / epochs % 1
 
@@ -130,7 +131,7 @@ def fit(
             heat = heat + rule.kinetic(moment.rate)[moment.place] / len(kept)
     positions = torch.stack(snapshots, dim=1)
     refuse_lost(positions, "the snapshots", "lower SGHMC's rate")
-    _refuse_hot(heat, options.temperature)
+    _refuse_hot(heat, options.temperature, numbers=positions[0].numel())
     record = {
         "snapshots": len(kept),
         "steps": options.epochs * per_epoch,
@@ -143,16 +144,9 @@ def fit(
 
 def draw(fit: Fit, draws: int, *, seed: int) -> Draws:
     """``draws`` of each chain's snapshots, evenly spaced; raises ValueError where there are not so many."""
-    kept = evenly(fit.snapshots.shape[1], draws).to(fit.snapshots.device)
+    kept = thin(fit.snapshots.shape[1], draws).to(fit.snapshots.device)
     chosen = fit.snapshots[:, kept]
     return Draws(unravel(chosen.flatten(0, 1), fit.net), len(chosen), draws)
-
-
-def evenly(kept: int, draws: int) -> Int64[Tensor, " draws"]:
-    """``draws`` indices among ``kept``, evenly spaced, the last one included."""
-    if not 1 <= draws <= kept:
-        raise ValueError(f"{draws} samples of chains that kept {kept}: keep more, or draw fewer.")
-    return (torch.arange(1, draws + 1) * kept) // draws - 1
 
 
 def _calendar(options: Sghmc, per_epoch: int) -> tuple[list[bool], list[int]]:
@@ -168,13 +162,15 @@ def _calendar(options: Sghmc, per_epoch: int) -> tuple[list[bool], list[int]]:
             f"{len(usable)} steps after the burn-in give no {options.keep} snapshots, and a variance needs two: "
             "give SGHMC more epochs, or keep fewer."
         )
-    return noisy, [usable[i] for i in evenly(len(usable), options.keep).tolist()]
+    return noisy, [usable[i] for i in thin(len(usable), options.keep).tolist()]
 
 
-def _refuse_hot(heat: Float[Tensor, " R"], temperature: float | int) -> None:
+def _refuse_hot(heat: Float[Tensor, " R"], temperature: float | int, numbers: int) -> None:
+    """Refuse chains ten times off (and three standard errors more, where a temperature is the mean of few numbers)."""
     if temperature == 0:
         return
-    wrong = (heat > 10 * temperature) | (heat < temperature / 10)
+    factor = 10 * (1 + 3 * math.sqrt(2 / numbers))
+    wrong = (heat > factor * temperature) | (heat < temperature / factor)
     if bool(wrong.any()):
         worst = heat[(heat / temperature).log().abs().argmax()]
         raise ValueError(
