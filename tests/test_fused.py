@@ -18,7 +18,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lib.networks import optumnist
 from lib.params import member, select
-from lib.population import Cosine, MultiStep, Recipe, fused, fused_report, initial, train, training
+from lib.population import (
+    Cosine,
+    MultiStep,
+    Recipe,
+    fused,
+    fused_launch,
+    fused_report,
+    initial,
+    train,
+    training,
+)
 from lib.population.fused import TOLERANCE, as_bytes, disagreement, fit, is_optumnist
 from lib.randomness import permutation
 
@@ -287,6 +297,16 @@ def test_machine_code_for_hopper_keeps_its_arrays_in_registers(tmp_path):
         [*command, "-o", tmp_path / "kernel.cubin", fused.SOURCE], check=True, capture_output=True, text=True
     )
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in done.stdout + done.stderr
+
+
+def test_the_kernel_compiles_while_the_program_runs():
+    try:
+        fused_launch.nvrtc()
+    except RuntimeError as reason:
+        pytest.skip(str(reason))
+    assert fused_launch.compile(fused.SOURCE.read_text(), "sm_90", fused.DEFINES)[:4] == b"\x7fELF"
+    with pytest.raises(RuntimeError, match="does not compile for sm_90"):
+        fused_launch.compile("__device__ int x = y;", "sm_90", {})
 
 
 def test_bytes_are_found_where_inputs_are_bytes_scaled_and_shifted():
