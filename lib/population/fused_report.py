@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
@@ -67,7 +68,9 @@ class Card:
 def card_of(device: torch.device) -> Card:
     """The limits of a card: 128 multiply-adds a cycle and multiprocessor at its top clock; bytes as a large copy moves them."""
     properties = torch.cuda.get_device_properties(device)
-    clock = getattr(properties, "clock_rate", 1_980_000) * 1e3
+    clock = 1e3 * (
+        getattr(properties, "clock_rate", 0) or 1_980_000
+    )  # kHz; where torch does not say, an H200's
     source = torch.empty(1 << 30, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
     seconds = min(seconds_of(lambda: target.copy_(source), device) for _ in range(5))
@@ -85,11 +88,11 @@ def throughput(networks: int, epochs: int, examples: int, seconds: float, card: 
     return report | {f"share_of_{kind}": floor / seconds for kind, floor in floors.items()}
 
 
-def seconds_of(work, device: torch.device) -> float:
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     """Wall time of a call, the card's work included."""
     torch.cuda.synchronize(device)
     start = time.perf_counter()
-    work()
+    call()
     torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
