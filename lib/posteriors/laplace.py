@@ -15,6 +15,7 @@ other layers stay at the MAP, and only the last one's parameters count as D.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,7 @@ from lib.posteriors.target import prior_precision, refuse_lost, trained, unravel
 
 STRUCTURES = ("auto", "full", "diagonal", "last_layer")
 LARGEST = 2_000  # parameters whose full Hessian is factorised
+STEPS = [i / 50 - 1 for i in range(101)]  # from the decade below to the decade above
 DECADES = 6  # how far from n wd the prior precision of largest evidence is looked for
 
 
@@ -98,7 +100,7 @@ def fit(
         g = curvature.diagonal(net, mean, inputs, recipe.loss)
         precision = fixed
         if options.precision is None:
-            precision = _best(lambda tau: energy(tau, (g + tau[:, None]).log().sum(1)), unit, fixed)
+            precision = _best(lambda tau: (g + tau[:, None]).log().sum(1), energy, unit, fixed)
         factor = (g + precision[:, None]).sqrt()
         logdet = 2 * factor.log().sum(1)
     else:
@@ -178,32 +180,45 @@ def _factorise(
             fixed[part],
         )
         if not bool(tau[0]):
-            tau = _best(lambda tau, g=g, here=here: here(tau, _logdet(_cholesky(g, tau))), unit, tau)
+            tau = _best(lambda tau, g=g: _logdet(_cholesky(g, tau)), here, unit, tau)
         factor[part] = _cholesky(g, tau)
         precision[part], logdet[part] = tau, _logdet(factor[part])
     return precision, logdet, factor
 
 
-def _best(evidence, unit: float, fixed: Tensor) -> Float[Tensor, " R"]:
-    """Of each run the τ of largest evidence, over decades round ``unit`` and then by the parabola through the best three.
+def _best(
+    logdet: Callable[[Tensor], Tensor], energy: _Energy, unit: float, like: Tensor
+) -> Float[Tensor, " R"]:
+    """Of each run the τ of largest evidence: over decades round ``unit``, then between the best one's neighbours.
 
-    The decades grow as long as the best one of any run is the first or the last.
+    The decades grow as long as the best one of any run is the first or the last. Between decades only log det is
+    interpolated (by the parabola in log τ through three of them); the rest of the evidence is known.
     """
-    decades = {d: evidence(torch.full_like(fixed, unit * 10.0**d)) for d in (0, 1, 2)}
+
+    def at(decade: float | int) -> Tensor:
+        return torch.full_like(like, unit * 10.0**decade)
+
+    found = {d: logdet(at(d)) for d in (0, 1, 2)}
     while True:
-        low, high = min(decades), max(decades)
-        values = torch.stack([decades[d] for d in range(low, high + 1)], dim=1).double()
+        low, high = min(found), max(found)
+        values = torch.stack([energy(at(d), found[d]) for d in range(low, high + 1)], dim=1)
         refuse_lost(values, "the log evidences", "train the networks for longer, or drop these")
         top = values.argmax(1)
         beyond = [low - 1] * bool((top == 0).any()) + [high + 1] * bool((top == high - low).any())
         if not beyond or max(map(abs, beyond)) > DECADES:
             break
-        decades |= {d: evidence(torch.full_like(fixed, unit * 10.0**d)) for d in beyond}
+        found |= {d: logdet(at(d)) for d in beyond}
     middle = top.clamp(1, high - low - 1)
-    left, here, right = (values.gather(1, (middle + d)[:, None]).squeeze(1) for d in (-1, 0, 1))
-    shift = (left - right) / (2 * (left - 2 * here + right))  # of the vertex, in decades
-    shift = torch.where(top == middle, shift, (top - middle).to(shift.dtype))
-    return (unit * 10.0 ** (low + middle + shift)).to(fixed.dtype)
+    table = torch.stack([found[d] for d in range(low, high + 1)], dim=1)
+    left, here, right = (table.gather(1, (middle + d)[:, None]).squeeze(1) for d in (-1, 0, 1))
+
+    def between(x: float) -> tuple[Tensor, Tensor]:
+        tau = unit * torch.pow(10.0, (low + middle + x).to(like.dtype))
+        curve = here + x * (right - left) / 2 + x**2 * (left - 2 * here + right) / 2
+        return tau, energy(tau, curve)
+
+    taus, evidence = (torch.stack(list(v), dim=1) for v in zip(*map(between, STEPS), strict=True))
+    return taus.gather(1, evidence.argmax(1)[:, None]).squeeze(1)
 
 
 def _logdet(factor: Float[Tensor, "R d d"]) -> Float[Tensor, " R"]:
@@ -211,13 +226,15 @@ def _logdet(factor: Float[Tensor, "R d d"]) -> Float[Tensor, " R"]:
 
 
 def _cholesky(g: Float[Tensor, "R d d"], tau: Float[Tensor, " R"]) -> Float[Tensor, "R d d"]:
-    """The lower factors of G + τ I; what float32 cannot factorise is tried in float64 with a jitter of 1e-10."""
+    """The lower factors of G + τ I; where that fails, of G + τ I and a jitter as large as G's own rounding, in float64."""
     h = g.clone()
     h.diagonal(dim1=1, dim2=2).add_(tau[:, None])
     factor, failed = torch.linalg.cholesky_ex(h)
     for run in failed.nonzero().flatten().tolist():
         exact = g[run].double()
-        exact.diagonal().add_(float(tau[run]) + 1e-10 * float(exact.diagonal().mean()))
+        exact.diagonal().add_(
+            float(tau[run]) + torch.finfo(g.dtype).eps * float(exact.diagonal().sum().abs())
+        )
         again, wrong = torch.linalg.cholesky_ex(exact)
         if bool(wrong):
             raise ValueError(
