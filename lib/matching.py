@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from lib.device import one_thread
 from lib.params import Params
 from lib.symmetry import Symmetries, canonicalize, compose, identity, members_of, permute
 from lib.symmetry.act import move_units, precise
@@ -70,10 +71,11 @@ def match(
         raise ValueError("the reference is a population: match to one network, say member(params, 0).")
     members = members_of(others, symmetries)
     batch = others if members is not None else {name: tensor[None] for name, tensor in others.items()}
-    climb = _Climb(reference, batch, symmetries)
-    top = [g for g, group in enumerate(symmetries.permutations) if group.inside is None]
-    own = climb.start()
-    best, values = climb.up(climb.better(own, climb.from_input(top)), top)
+    with one_thread():
+        climb = _Climb(reference, batch, symmetries)
+        top = [g for g, group in enumerate(symmetries.permutations) if group.inside is None]
+        own = climb.start()
+        best, values = climb.up(climb.better(own, climb.from_input(top)), top)
     perms, objective = best.perms, torch.stack([own.value, *values])
     if members is None:
         perms, objective = tuple(perm[0] for perm in perms), objective[:, 0]

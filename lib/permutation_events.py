@@ -17,6 +17,7 @@ from jaxtyping import Float64, Int16, Shaped
 from torch import Tensor, nn
 
 from lib.claims import Measurement
+from lib.device import one_thread
 from lib.intervals import bootstrap
 from lib.population import Recipe, initial, member_ids, walk
 from lib.symmetry import Place, Symmetries, find_symmetries
@@ -109,16 +110,17 @@ def record(
     ids, epoch = member_ids(members), recipe.steps_per_epoch(len(inputs))
     rates, keys, paths = [], {}, {(sort, g): [] for sort in SORTS for g in groups}
     last = initial(net, ids.to(device), seed)
-    for which in paths:
-        keys[which] = [key(last, groups[which[1]], which[0], first)]
-    for moment in walk(net, inputs, targets, recipe, members=ids, seed=seed, device=device, start=last):
-        last = moment.params
-        rates.append(moment.rate)
-        for (sort, g), recent in keys.items():
-            recent.append(key(last, groups[g], sort, first))
-            if len(rates) % epoch == 0:  # many are sorted in the time of one
-                paths[sort, g].append(order(torch.stack(recent)))
-                recent.clear()
+    with one_thread():
+        for which in paths:
+            keys[which] = [key(last, groups[which[1]], which[0], first)]
+        for moment in walk(net, inputs, targets, recipe, members=ids, seed=seed, device=device, start=last):
+            last = moment.params
+            rates.append(moment.rate)
+            for (sort, g), recent in keys.items():
+                recent.append(key(last, groups[g], sort, first))
+                if len(rates) % epoch == 0:  # many are sorted in the time of one
+                    paths[sort, g].append(order(torch.stack(recent)))
+                    recent.clear()
     finite = torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in last.values()]).all(0)
     if not bool(finite.all()):
         lost = ids[~finite.cpu()].tolist()
@@ -126,10 +128,13 @@ def record(
             f"members {lost} diverged: their orders mean nothing. Lower the rate, or leave them out."
         )
     changes, kendall = {}, {}
-    for sort in SORTS:
-        counted = [count(torch.cat(paths[sort, g])) for g in groups]
-        changes[sort] = torch.stack([changed for changed, _ in counted]).sum(0).to(torch.int16).cpu()
-        kendall[sort] = torch.stack([distance[1:] for _, distance in counted]).sum(0).to(torch.int16).cpu()
+    with one_thread():
+        for sort in SORTS:
+            counted = [count(torch.cat(paths[sort, g])) for g in groups]
+            changes[sort] = torch.stack([changed for changed, _ in counted]).sum(0).to(torch.int16).cpu()
+            kendall[sort] = (
+                torch.stack([distance[1:] for _, distance in counted]).sum(0).to(torch.int16).cpu()
+            )
     units = sum(place.size for place in groups.values())
     return Events(changes, kendall, torch.tensor(rates, dtype=torch.float64), epoch, units, seed)
 
