@@ -154,11 +154,22 @@ def test_bits_do_not_depend_on_the_backend(one_by_one, whole, tmp_path, monkeypa
     """Threads, and a backend that gives results all at once, as Ray and multiprocessing do: in waves."""
     monkeypatch.setattr(joblib._parallel_backends.ThreadingBackend, "supports_return_generator", one_by_one)
     monkeypatch.setattr(shards, "WAVE", 1)
+    counts, seen = training.train, []
+
+    @wraps(counts)
+    def notes(*arguments, **options):
+        seen.append(torch.get_num_threads())
+        return counts(*arguments, **options)
+
+    monkeypatch.setattr(training, "train", notes)
     threads = torch.get_num_threads()
     with joblib.parallel_config(backend="threading", n_jobs=2):
         assert_same_bits(run(folder=tmp_path), whole)
+    assert seen == [max(1, joblib.cpu_count() // 2)] * 5
     assert torch.get_num_threads() == threads
     assert len(written(tmp_path)) == 5
+    run()
+    assert seen[5:] == [threads] * 5, "one after the other, with all threads"
 
 
 @pytest.mark.parametrize("shard", [1, 7, 16, 1000])
@@ -177,16 +188,25 @@ def test_initial_parameters_go_with_their_members(whole):
     assert not torch.equal(there.params["0.weight"], whole.params["0.weight"])
 
 
-def test_any_module_is_trained_in_threads_of_one_process():
-    """torch.func puts the parameters into the module itself, so threads must not share it."""
+def test_any_module_is_trained_in_threads_of_one_process(monkeypatch):
+    """torch.func puts the parameters into the module itself, so each shard has a copy of its own."""
     x, y = problem(20, 64, 3)
     x, net = x.view(-1, 1, 8, 8), convolutional()
     recipe = Recipe(lr=0.1, batch_size=20, epochs=1)
     everyone = train(net, x, y, recipe, members=4, seed=SEED)
+    nets, original = [net], training.train
+
+    @wraps(original)
+    def notes(net, *arguments, **options):
+        nets.append(net)
+        return original(net, *arguments, **options)
+
+    monkeypatch.setattr(training, "train", notes)
     with joblib.parallel_config(backend="threading", n_jobs=4):
         result = train_sharded(net, x, y, recipe, members=4, seed=SEED, shard=1)
     for name, tensor in everyone.params.items():
         torch.testing.assert_close(result.params[name], tensor, rtol=1e-5, atol=1e-6)
+    assert len({id(layer) for each in nets for layer in each.modules()}) == 5 * len(list(net.modules()))
 
 
 def test_a_failing_shard_is_named_and_the_others_are_kept(whole, tmp_path, monkeypatch):

@@ -209,10 +209,9 @@ def _each(
     if backend.supports_return_generator:
         yield from Parallel(batch_size=1, return_as="generator_unordered", mmap_mode="c")(tasks)
         return
-    for wave in range(
-        0, len(tasks), WAVE * jobs
-    ):  # a pool of multiprocessing or Ray gives results all at once
-        yield from Parallel(batch_size=1, mmap_mode="c")(tasks[wave : wave + WAVE * jobs])
+    wave = WAVE * jobs  # a pool of multiprocessing or Ray gives the results of a call all at once
+    for first in range(0, len(tasks), wave):
+        yield from Parallel(batch_size=1, mmap_mode="c")(tasks[first : first + wave])
 
 
 def _held(client, data: list):
@@ -250,9 +249,7 @@ def _train(
     try:
         torch.set_num_threads(threads or before)
         inputs, targets = map(_tensor, data.result() if hasattr(data, "result") else data)
-        net = deepcopy(
-            run.net
-        )  # torch.func puts parameters into it, and shards may be threads of one process
+        net = deepcopy(run.net)  # torch.func puts parameters into it, and shards may be threads
         arguments = {"members": torch.tensor(ids), "seed": run.seed, "device": run.device, "start": start}
         return k, training.train(net, inputs, targets, run.recipe, **arguments, **run.options).to("cpu")
     except Exception:
