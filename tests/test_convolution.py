@@ -132,6 +132,36 @@ def test_bits_of_a_member_do_not_depend_on_neighbours_chunks_and_threads(name, d
         torch.set_num_threads(before)
 
 
+def test_whole_trainings_agree_with_the_generic_path():
+    """Rounding grows along a training: in float64 it stays far below what tells two members apart."""
+    net = optumnist().double()
+    x, _ = problem((1, 28, 28), 10, n=60)
+    y = (x[:, 0, 3:9].mean(dim=(1, 2)) > 0).long()
+    recipe = Recipe(lr=0.2, batch_size=20, epochs=4, optimiser="adam")
+    fast, slow = (train(net, x, y, recipe, members=8, seed=0, fast=fast) for fast in (True, False))
+    torch.testing.assert_close(fast.loss, slow.loss, rtol=1e-6, atol=0)
+    assert float(slow.loss.std()) > 1e-3
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_bits(tmp_path, monkeypatch):
+    net, recipe = lenet(), Recipe(lr=0.1, batch_size=16, epochs=3, momentum=0.9)
+    x, y = problem((2, 16, 13), 3, dtype=torch.float32)
+    whole = train(net, x, y, recipe, members=4, seed=2)
+    store = training.archive.store
+
+    def store_and_stop(*arguments, **options):
+        store(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.archive, "store", store_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(net, x, y, recipe, members=4, seed=2, checkpoint=tmp_path / "run", every=0)
+    monkeypatch.setattr(training.archive, "store", store)
+    again = train(net, x, y, recipe, members=4, seed=2, checkpoint=tmp_path / "run", every=0)
+    for key, tensor in whole.params.items():
+        assert torch.equal(again.params[key], tensor), key
+
+
 def test_divergence_is_traced_to_the_same_step():
     net = lenet()
     x, y = problem((2, 16, 13), 3, loss="mse", dtype=torch.float32)

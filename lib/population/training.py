@@ -1,10 +1,11 @@
 """Thousands of independent networks at once: initialise, train, predict, evaluate.
 
 Every random draw is a counter-based function of (seed, member, purpose, step), so a member is the same network in any
-population.  Perceptrons take the hand-written passes of ``lib.population.dense``; any other module takes ``lib.population.vmapped``.
+population.  Perceptrons take the hand-written passes of ``lib.population.dense``, small convolutional networks those of
+``lib.population.convolution``; any other module takes ``lib.population.vmapped``.
 
-On a CPU the members are trained in chunks that fit the cache, one thread a chunk.  Chunks and threads change no bit of a
-perceptron's result; for other modules, members agree across populations up to rounding.
+On a CPU the members are trained in chunks that fit the cache, one thread a chunk.  Chunks and threads change no bit of the
+result of hand-written passes; for other modules, members agree across populations up to rounding.
 """
 
 from __future__ import annotations
