@@ -54,7 +54,7 @@ class TestPairwise:
         expected = sum((0.5 + s * e) * math.log1p(2 * s * e) for s in (1, -1))
         expected = 2 * e * e if e < 1e-3 else expected
         found = diversity.pairwise_mutual_information(p)[0, 1].item()
-        assert found == pytest.approx(expected, rel=1e-8)
+        assert found == pytest.approx(expected, rel=1e-8, abs=0)
 
     def test_float32_keeps_six_digits_of_a_nat(self):
         p = probabilities(spread=6.0)
@@ -97,8 +97,14 @@ class TestPaired:
         assert diversity.compare(p, p, p[:10]).floor == eps**2 / 8
         rounded = torch.stack([p[0], p[0] * (1 + eps)]).double()
         one_rounding = diversity.paired_mutual_information(rounded[:1], rounded[1:]).item()
-        assert one_rounding == pytest.approx(eps**2 / 8, rel=0.5)
-        assert diversity.compare(p, p, nearly(p, 1e-5)[:10]).floor > 1e-13
+        assert one_rounding == pytest.approx(eps**2 / 8, rel=0.5, abs=0)
+
+    def test_the_floor_is_the_worst_copys(self):
+        p = probabilities()
+        copies = nearly(p, 1e-6)[:10]
+        copies[3] = nearly(p, 1e-4)[3]
+        worst = diversity.paired_mutual_information(p[3:4], copies[3:4]).item()
+        assert diversity.compare(p, p, copies).floor == worst
 
 
 class TestSpearman:

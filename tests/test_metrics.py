@@ -1,6 +1,7 @@
 """Metrics against scikit-learn and torchmetrics, on answers known by hand, and on what they must refuse."""
 
 import math
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -138,15 +139,20 @@ class TestKnownAnswers:
         """Probabilities 1/2 ± e: the information is 2 e² + O(e⁴), far below the rounding of an entropy."""
         for dtype, e, digits in ((torch.float64, 1e-7, 1e-6), (torch.float32, 2.0**-10, 1e-3)):
             p = torch.tensor([[[0.5 + e, 0.5 - e]], [[0.5 - e, 0.5 + e]]], dtype=dtype)
-            assert metrics.mutual_information(p).item() == pytest.approx(2 * e * e, rel=digits)
+            assert metrics.mutual_information(p).item() == pytest.approx(2 * e * e, rel=digits, abs=0)
 
     def test_mutual_information_forgives_a_rounded_mean(self):
-        """Members p ± e about p = (1/3, 2/3): the information is e² / 2 · sum 1 / p, though the mean of p is rounded."""
-        p = torch.tensor([1 / 3, 2 / 3], dtype=torch.float64)
-        e = 1e-8 * torch.tensor([1.0, -1.0], dtype=torch.float64)
-        members = torch.stack([p + e, p - e, p + e, p - e, p + e, p - e])[:, None]
-        expected = ((members[0, 0] - members[1, 0]) ** 2 / p).sum().item() / 8
-        assert metrics.mutual_information(members).item() == pytest.approx(expected, rel=1e-6)
+        """Five members that differ by 10⁻⁷, against fifty decimal digits: their mean is rounded, the result is not."""
+        noise = torch.randn(5, 3, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+        p = (torch.tensor([0.3, 0.1, 0.6]).log() + 1e-7 * noise).softmax(-1)
+        with localcontext(prec=50):
+            members = [[Decimal(x) for x in row] for row in p.tolist()]
+            means = [sum(column) / 5 for column in zip(*members, strict=True)]
+            terms = [
+                x * (x / m).ln() - x + m for row in members for x, m in zip(row, means, strict=True)
+            ]  # - x + m: the rows' sums are rounded too
+            expected = float(sum(terms) / 5)
+        assert metrics.mutual_information(p[:, None]).item() == pytest.approx(expected, rel=1e-6, abs=0)
 
     def test_detection_of_separated_sets(self):
         inside, outside = torch.tensor([0.8, 0.9]), torch.tensor([0.1, 0.2, 0.3])
@@ -215,6 +221,12 @@ class TestRefusals:
         p = case[0].clone()
         p[1, 7, 2] = bad
         with pytest.raises(ValueError, match=r"1 of 1200 rows are no probabilities: the first, at \[1, 7\]"):
+            metrics.accuracy(p, case[1])
+
+    def test_a_negative_entry_in_a_row_that_sums_to_one(self, case):
+        p = case[0].clone()
+        p[1, 7] = torch.tensor([-0.1, 1.1, 0, 0, 0, 0])
+        with pytest.raises(ValueError, match=r"least entry -0\.1"):
             metrics.accuracy(p, case[1])
 
     @pytest.mark.parametrize("bad", [-1, K])
