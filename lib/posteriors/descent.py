@@ -23,6 +23,7 @@ from lib.randomness import permutation
 
 BLOCK = 1 << 14  # numbers of one member drawn in one call, where a step needs fewer
 Loss = Callable[[list[Tensor], Tensor, Tensor, int], Tensor]
+Slope = Callable[[list[Tensor], Tensor, Tensor, int], tuple[Tensor, list[Tensor]]]
 
 
 class Diverged(ValueError):
@@ -30,7 +31,7 @@ class Diverged(ValueError):
 
 
 def descend(
-    loss: Loss,
+    slope: Slope,
     weights: list[Tensor],
     inputs: Shaped[Tensor, "N ..."],
     targets: Shaped[Tensor, "N ..."],
@@ -41,30 +42,37 @@ def descend(
 ) -> Float[Tensor, " R"]:
     """Change ``weights`` (R, ...) in place by ``recipe``; returns each run's mean loss over the last epoch.
 
-    ``loss(weights, x, y, step)`` gives each run's loss (R,) on its own batch x (R, B, ...), y (R, B, ...), without the
-    recipe's decay, which the update adds. Raises Diverged with the runs that are not finite at the end.
+    ``slope(weights, x, y, step)`` gives each run's loss (R,) on its own batch x (R, B, ...), y (R, B, ...), and the
+    gradients, both without the recipe's decay, which the update adds. Raises Diverged with the runs that are not finite
+    at the end.
     """
     n, moments = len(inputs), recipe.moments(weights)
     steps, seen = recipe.steps_per_epoch(n), 0
     total = torch.zeros(len(members), dtype=weights[0].dtype, device=weights[0].device)
-    for weight in weights:
-        weight.requires_grad_()
     # The operations of a few small networks are too short for two threads.
     with one_thread() if inputs.device.type == "cpu" else nullcontext():
         for epoch in range(recipe.epochs):
             order = permutation(seed, members, "order", epoch, n)
             for k, rows in enumerate(order.split(recipe.batch_size, dim=1)[:steps]):
                 step = epoch * steps + k
-                values = loss(weights, inputs[rows], targets[rows], step)
-                gradients = torch.autograd.grad(values.sum(), weights)
-                with torch.no_grad():
-                    recipe.update(weights, list(gradients), moments, step, recipe.rate(step, steps))
+                values, gradients = slope(weights, inputs[rows], targets[rows], step)
+                recipe.update(weights, gradients, moments, step, recipe.rate(step, steps))
                 if epoch == recipe.epochs - 1:
-                    total, seen = total + values.detach() * rows.shape[1], seen + rows.shape[1]
-    for weight in weights:
-        weight.requires_grad_(False)
+                    total, seen = total + values * rows.shape[1], seen + rows.shape[1]
     refuse_diverged(weights, members, total)
     return total / max(seen, 1)
+
+
+def by_autograd(loss: Loss) -> Slope:
+    """A loss (R,) with the gradients of its runs, which do not touch each other's weights."""
+
+    def slope(weights: list[Tensor], x: Tensor, y: Tensor, step: int) -> tuple[Tensor, list[Tensor]]:
+        with torch.enable_grad():
+            leaves = [weight.detach().requires_grad_() for weight in weights]
+            values = loss(leaves, x, y, step)
+            return values.detach(), list(torch.autograd.grad(values.sum(), leaves))
+
+    return slope
 
 
 class Stream:

@@ -25,7 +25,7 @@ from lib.population import stacked
 from lib.population.initialise import initial, member_ids
 from lib.population.losses import as_targets
 from lib.population.recipe import Recipe
-from lib.posteriors.descent import Stream, chain, descend, mean_loss, outputs_of
+from lib.posteriors.descent import Stream, by_autograd, chain, descend, mean_loss, outputs_of
 from lib.posteriors.draws import Draws
 
 
@@ -133,7 +133,7 @@ def fit(
         own = dict(zip(params, weights, strict=True))
         return mean_loss(recipe.loss, thinned(layers, own, x, masks, places), y)
 
-    last = descend(loss, list(params.values()), x, y, recipe, members=ids, seed=seed)
+    last = descend(by_autograd(loss), list(params.values()), x, y, recipe, members=ids, seed=seed)
     record = asdict(options) | {"dropped": [site.layer for site in places], "loss": last.tolist()}
     return Fit(params, ids, places, options, record)
 

@@ -27,9 +27,9 @@ from lib import randomness
 from lib.params import Params
 from lib.population import stacked
 from lib.population.initialise import initial, member_ids
-from lib.population.losses import as_targets
+from lib.population.losses import as_targets, derivative
 from lib.population.recipe import Constant, Cosine, MultiStep, Recipe
-from lib.posteriors.descent import Stream, chain, descend, mean_loss, outputs_of
+from lib.posteriors.descent import Slope, Stream, by_autograd, chain, descend, mean_loss, outputs_of
 from lib.posteriors.draws import Draws
 from lib.posteriors.target import ravel
 
@@ -110,13 +110,19 @@ def fit(
     }
 
     def loss(weights: list[Tensor], x: Tensor, y: Tensor, step: int) -> Tensor:
-        mean, log_sd = weights
-        variance = torch.exp(2 * log_sd)
-        outputs = noisy_forward(
-            layers, named_of(mean, shapes), named_of(variance, shapes), x, lambda n, s: noise[n](step, s)
+        centre, variance = (named_of(flat, shapes) for flat in (weights[0], torch.exp(2 * weights[1])))
+        return mean_loss(
+            recipe.loss, noisy_forward(layers, centre, variance, x, lambda n, s: noise[n](step, s)), y
         )
-        prior = kl(mean, log_sd, precision) * (options.temperature / n)
-        return mean_loss(recipe.loss, outputs, y) + prior
+
+    by_hand = all(type(layer) in (nn.Linear, *DERIVATIVES) for _, layer in layers)
+    data_slope = perceptron_slope(layers, shapes, recipe.loss, noise) if by_hand else by_autograd(loss)
+
+    def slope(weights: list[Tensor], x: Tensor, y: Tensor, step: int) -> tuple[Tensor, list[Tensor]]:
+        values, gradients = data_slope(weights, x, y, step)
+        for gradient, pull in zip(gradients, kl_slope(*weights, precision), strict=True):
+            gradient.add_(pull, alpha=options.temperature / n)
+        return values, gradients
 
     adam = replace(
         recipe,
@@ -128,13 +134,14 @@ def fit(
         schedule=options.schedule,
         epochs=recipe.epochs if options.epochs is None else options.epochs,
     )
-    last = descend(loss, [mean, log_sd], x, y, adam, members=ids, seed=seed)
-    sd = log_sd.exp()
+    last = descend(slope, [mean, log_sd], x, y, adam, members=ids, seed=seed)
+    sd, divergence = log_sd.exp(), kl(mean, log_sd, precision)
     record = asdict(options) | {
         "epochs": adam.epochs,
         "schedule": type(options.schedule).__name__,
-        "loss": last.tolist(),  # mean loss + T KL / n, over the last epoch
-        "kl": kl(mean, log_sd, precision).tolist(),
+        "loss": last.tolist(),  # of the data alone, over the last epoch
+        "kl": divergence.tolist(),
+        "objective": (last + options.temperature / n * divergence).tolist(),  # L / n
         "median sd": float(sd.median()),
         "prior sd": precision**-0.5,
     }
@@ -163,11 +170,71 @@ def noisy_forward(
         if not centre:
             x = stacked.apply(layer, {}, x)
             continue
-        spread = stacked.apply(layer, stacked.own_of(variance, name), x.square())
-        # Where all inputs of a bias-free unit are 0 the square root has no derivative.
-        sd = spread.clamp_min(torch.finfo(x.dtype).tiny).sqrt()
+        sd = root(stacked.apply(layer, stacked.own_of(variance, name), x.square()))
         x = torch.addcmul(stacked.apply(layer, centre, x), sd, noise(name, tuple(sd.shape[1:])))
     return x
+
+
+def root(variance: Float[Tensor, "R B ..."]) -> Float[Tensor, "R B ..."]:
+    """The square root, with a derivative where all inputs of a bias-free unit are 0."""
+    return variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
+
+
+def perceptron_slope(
+    layers: list[tuple[str, nn.Module]], shapes: dict[str, torch.Size], loss: str, noise: dict[str, Stream]
+) -> Slope:
+    """What autograd makes of ``noisy_forward``, by hand for Linear, ReLU and Tanh: three times faster for small networks.
+
+    With s the root of the variance, g the gradient of a layer's outputs and d = g ε / 2s that of their variance:
+    ∂W = gᵀ h, ∂σ²_W = dᵀ h², and ∂h = g W + 2 h (d σ²_W).
+    """
+
+    def slope(weights: list[Tensor], x: Tensor, y: Tensor, step: int) -> tuple[Tensor, list[Tensor]]:
+        variances = torch.exp(2 * weights[1])
+        mean, variance = named_of(weights[0], shapes), named_of(variances, shapes)
+        h, tape = x, []
+        for name, layer in layers:
+            before = h
+            if type(layer) is nn.Linear:
+                w, b = f"{name}.weight", f"{name}.bias"
+                sd = root(stacked.linear(h.square(), variance[w], variance.get(b)))
+                numbers = noise[name](step, (h.shape[1], layer.out_features))
+                h = stacked.linear(h, mean[w], mean.get(b)).addcmul_(sd, numbers)
+                tape.append((before, numbers / sd))
+            else:
+                h = stacked.apply(layer, {}, h)
+                tape.append((h, None))
+        values = mean_loss(loss, h, y)
+        g = derivative(loss, h, y, out=torch.empty_like(h)).div_(h.shape[1])
+
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        for (name, layer), (h, ratio) in zip(reversed(layers), reversed(tape), strict=True):
+            if type(layer) is not nn.Linear:
+                g = DERIVATIVES[type(layer)](g, h)
+                continue
+            w, d = f"{name}.weight", (g * ratio).mul_(0.5)
+            found[w] = (g.mT @ h, d.mT @ h.square())
+            found[f"{name}.bias"] = (g.sum(1), d.sum(1))
+            if name != layers[0][0]:
+                g = (g @ mean[w]).addcmul_(h, d @ variance[w], value=2)
+        both = [torch.cat([found[name][i].flatten(1) for name in shapes], dim=1) for i in (0, 1)]
+        both[1].mul_(variances).mul_(2)  # from the variance to the logarithm of its root
+        return values, both
+
+    return slope
+
+
+DERIVATIVES = {  # from the gradient of an activation's output, and that output, to the gradient of its input
+    nn.ReLU: lambda g, h: torch.ops.aten.threshold_backward(g, h, 0),
+    nn.Tanh: lambda g, h: torch.ops.aten.tanh_backward(g, h),
+}
+
+
+def kl_slope(
+    mean: Float[Tensor, "R D"], log_sd: Float[Tensor, "R D"], precision: float | int
+) -> tuple[Float[Tensor, "R D"], Float[Tensor, "R D"]]:
+    """The gradients of ``kl``: τ μ, and τ σ² - 1 in the logarithm of σ."""
+    return precision * mean, torch.exp(2 * log_sd).mul_(precision).sub_(1)
 
 
 def kl(

@@ -9,7 +9,7 @@ from torch import nn
 from lib import randomness
 from lib.networks import optumnist, perceptron
 from lib.population import Constant, Recipe, UnsupportedTraining, initial, stacked, train
-from lib.posteriors import mean_field
+from lib.posteriors import descent, mean_field
 from lib.posteriors.descent import Diverged
 from lib.posteriors.mean_field import MeanField
 
@@ -103,6 +103,40 @@ def test_noise_in_the_activations_has_the_gradient_of_noise_in_the_weights_and_i
     assert ((local.mean(0) - direct.mean(0)).abs() < 4.5 * error).all()
     assert local.var(0).sum() < 0.5 * direct.var(0).sum()
     assert (local.mean(0).abs() > 10 * error).any()  # there is a gradient to agree on
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "mse"])
+@pytest.mark.parametrize("kind", ["relu", "tanh", "no biases"])
+def test_the_gradient_by_hand_is_that_of_autograd(kind, loss):
+    activation, biased = nn.Tanh() if kind == "tanh" else nn.ReLU(), kind != "no biases"
+    net = nn.Sequential(nn.Linear(5, 4, bias=biased), activation, nn.Linear(4, 3, bias=biased), activation)
+    net.append(nn.Linear(3, 2, bias=biased))
+    shapes, layers = {name: p.shape for name, p in net.named_parameters()}, stacked.layers(net)
+    size = sum(p.numel() for p in net.parameters())
+    weights = [0.5 * normal("mean", 3, size), normal("log sd", 3, size) - 2]
+    x, y = normal("x", 3, 7, 5), normal("y", 3, 7, 2).sigmoid()
+    y = y.argmax(-1) if loss == "cross_entropy" else y
+    x[0, 0] = 0  # all inputs of a unit
+    ids = torch.arange(3)
+    noise = {name: descent.Stream(randomness.normal, 1, ids, name, torch.float64) for name, _ in layers}
+
+    def by_layers(weights, x, y, step):
+        mean, variance = (mean_field.named_of(w, shapes) for w in (weights[0], torch.exp(2 * weights[1])))
+        outputs = mean_field.noisy_forward(layers, mean, variance, x, lambda n, s: noise[n](step, s))
+        return descent.mean_loss(loss, outputs, y)
+
+    values, gradients = mean_field.perceptron_slope(layers, shapes, loss, noise)(weights, x, y, 4)
+    wanted_values, wanted = descent.by_autograd(by_layers)(weights, x, y, 4)
+    torch.testing.assert_close(values, wanted_values, rtol=1e-12, atol=1e-12)
+    for found, expected in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_pull_of_the_prior_is_the_gradient_of_the_kl():
+    mean, log_sd = normal("mean", 5, 7).requires_grad_(), normal("log sd", 5, 7).requires_grad_()
+    wanted = torch.autograd.grad(mean_field.kl(mean, log_sd, 0.3).sum(), (mean, log_sd))
+    for found, expected in zip(mean_field.kl_slope(mean.detach(), log_sd.detach(), 0.3), wanted, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_convolutions_activations_have_the_mean_and_variance_of_random_weights():
