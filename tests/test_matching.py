@@ -101,22 +101,21 @@ def test_the_objective_never_falls_and_the_function_stays(name: str) -> None:
 def test_it_equals_the_best_of_all_permutations(build: str) -> None:
     if build == "mlp":  # one hidden layer: 5! orders
         net, symmetries = handmade.mlp(3, 5, 2)
-        params = handmade.population(net, 9, seed=4)
+        params = handmade.population(net, 5, seed=4)
     elif build == "blocks":  # a wreath product whose inner groups share no weight: (2!)^6 · 3! orders
         symmetries = handmade.nested(1, 3, 2)
-        params = {k: torch.randn(9, 6, generator=generator(5)).double() for k in "xy"}
+        params = {k: torch.randn(12, 6, generator=generator(5)).double() for k in "xy"}
     else:  # (2!)^8 · (2!)^2 · 2! orders
         symmetries = handmade.nested(2, 2, 2)
-        params = {k: torch.randn(9, 8, generator=generator(6)).double() for k in "xy"}
+        params = {k: torch.randn(5, 8, generator=generator(6)).double() for k in "xy"}
     orders = [list(itertools.permutations(range(g.size))) for g in symmetries.permutations]
     every = [torch.tensor(column) for column in zip(*itertools.product(*orders), strict=True)]
     reference = member(params, 0)
-    for i in range(1, 9):
+    found = match(reference, params, symmetries)
+    for i in range(len(found.objective[0])):
         copies = permute(member(params, i), symmetries, every)
         best = sum((copies[k] * reference[k]).flatten(1).sum(1) for k in copies).max()
-        found = match(reference, member(params, i), symmetries)
-        assert found.objective.ndim == 1
-        assert abs(found.objective[-1] - best) < 1e-10
+        assert abs(found.objective[-1, i] - best) < 1e-10
 
 
 def test_a_network_does_not_depend_on_its_neighbours() -> None:
@@ -125,6 +124,7 @@ def test_a_network_does_not_depend_on_its_neighbours() -> None:
     together = match(reference, params, symmetries)
     for i in (0, 3, 7):
         alone = match(reference, member(params, i), symmetries)
+        assert alone.objective.ndim == 1
         assert all(torch.equal(a, b[i]) for a, b in zip(alone.perms, together.perms, strict=True))
     assert all((perm[0] == torch.arange(perm.shape[1])).all() for perm in together.perms)
 
