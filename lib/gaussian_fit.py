@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lib import randomness
 from lib.claims import Measurement
 from lib.device import one_thread
+from lib.intervals import student
 from lib.matching import canonical_by_matching
 from lib.params import Params, member, population_size
 from lib.population import Population, evaluate, predict
@@ -186,20 +187,11 @@ def measure(
         table = accuracies(net, groups, symmetries, inputs, labels, draws=draws, seed=seed)
         changes = predictive_changes(net, groups, symmetries, inputs[:probes])
     sizes = {"n": min(population_size(_params(group)) for group in groups), "seeds": len(groups)}
-    gain = _student(table["matched"] - table["raw"])
+    gain = student(table["matched"] - table["raw"])
     return [
         Measurement("fit_gain", "matched minus raw", *gain, **sizes),
         Measurement("predictive_change", "largest", changes.max(), changes.min(), changes.max(), **sizes),
     ], table
-
-
-def _student(values: Float[np.ndarray, " n"], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and Student's t interval of independent numbers."""
-    from scipy.stats import t
-
-    mean, half = values.mean(), values.std(ddof=1) / math.sqrt(len(values))
-    half *= t.ppf((1 + level) / 2, len(values) - 1)
-    return float(mean), float(mean - half), float(mean + half)
 
 
 def _params(group: Population | Params) -> Params:
