@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -34,7 +34,9 @@ def bootstrap(
     return value, low, high
 
 
-def student(values: Float[np.ndarray, " seeds"], *, level: float = 0.95) -> tuple[float, float, float]:
+def student(
+    values: Sequence[float | int] | Float[np.ndarray, " seeds"], *, level: float = 0.95
+) -> tuple[float, float, float]:
     """Mean of a few independent repetitions and Student's t interval of it: (mean, low, high).
 
     For repetitions too few to resample; it takes their mean for normal. Raises ValueError for fewer than two, or for

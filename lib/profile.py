@@ -42,6 +42,7 @@ class Posteriors:
     chains: int  # HMC
     warmup: int
     transitions: int
+    leapfrog: int
     sweep_networks: int  # a setting of P1-C5b
     event_networks: int  # in each of three populations (P1-C12)
     diversity_networks: int  # in each of three groups (P1-C11)
@@ -84,8 +85,9 @@ QUICK = Profile(
         repetitions=5,  # the ledger's least number
         tuning_runs=2,  # four candidates of two runs: a sixth of the final runs
         chains=10,
-        warmup=100,
-        transitions=100,
+        warmup=30,  # from trained networks: the step size alone is sought
+        transitions=100,  # about five seconds
+        leapfrog=25,
         sweep_networks=10,  # the ledger's least number
         event_networks=20,  # the ledger's least number
         diversity_networks=200,  # the ledger's least number
@@ -119,9 +121,10 @@ FULL = Profile(
         shard=8_192,  # one device holds them all
         repetitions=10,
         tuning_runs=4,
-        chains=64,
-        warmup=200,
-        transitions=200,
+        chains=16,  # every gradient reads 55,000 images
+        warmup=50,
+        transitions=100,
+        leapfrog=25,
         sweep_networks=20,
         event_networks=100,
         diversity_networks=1_000,  # the paper's own number: 499,500 pairs

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from types import ModuleType
 
 import torch
@@ -17,6 +19,7 @@ from lib.posteriors import dropout, laplace, mean_field, sghmc, swag
 from lib.posteriors.draws import Draws
 from lib.posteriors.tuning import Tuned, choose
 from lib.study.problem import Problem
+from lib.table import Table
 
 METHODS: dict[str, ModuleType] = {
     "dropout": dropout,
@@ -26,7 +29,7 @@ METHODS: dict[str, ModuleType] = {
     "SGHMC": sghmc,
 }
 POST_HOC = ("SWAG", "Laplace")  # begin at trained networks
-NETWORKS = 1 << 11  # predicted with at a time
+NETWORKS = 1 << 8  # predicted with at a time: their probabilities then stay near the processor
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def approximate(
         probabilities = predictive(problem, draws, problem.validation.inputs)
         return float(metrics.nll(probabilities, problem.validation.targets).mean())
 
-    tuned = choose(module.CANDIDATES, score)
+    tuned = choose(module.CANDIDATES, score, runs=tuning_runs)
     fitted = fit(problem, method, tuned.option, trained, torch.arange(runs), seed)
     draws = module.draw(fitted, samples, seed=seed)
     return Approximation(method, tuned, draws, fitted.record, time.perf_counter() - began)
@@ -92,3 +95,25 @@ def each_run(problem: Problem, draws: Draws, inputs: Float[Tensor, "N ..."]):
         rows = slice(run * draws.draws, (run + at_once) * draws.draws)
         outputs = predict(problem.net, select(draws.params, rows), inputs).softmax(-1)
         yield from outputs.split(draws.draws)
+
+
+def tuning_table(found: Mapping[str, Approximation]) -> Table:
+    """What was tuned: each method's candidates (where they differ), their validation NLL, the choice, and the seconds."""
+    rows = []
+    for method, approximation in found.items():
+        tuned = approximation.tuned
+        options = [asdict(candidate) for candidate in tuned.candidates]
+        varied = [name for name in options[0] if len({str(o[name]) for o in options}) > 1]
+        shown = ["/".join(_short(o[name]) for name in varied) for o in options]
+        scores = ["failed" if math.isnan(score) else f"{score:.3f}" for score in tuned.scores]
+        chosen = shown[tuned.candidates.index(tuned.option)]
+        rows.append((method, ", ".join(varied), ", ".join(shown), ", ".join(scores), chosen))
+    return Table(
+        ("Method", "Option", "Candidates", "Validation NLL", "Chosen"),
+        rows,
+        "One budget for every method: four candidates, the same number of runs and samples",
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else "none" if value is None else str(value)

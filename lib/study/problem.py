@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -11,8 +13,10 @@ from torch import Tensor, nn
 from lib import randomness
 from lib.data import load
 from lib.networks import optumnist, perceptron
-from lib.population import MultiStep, Recipe
-from lib.symmetry import Symmetries, find_symmetries
+from lib.params import Params, population_size, select
+from lib.permutation_events import Events
+from lib.population import MultiStep, Population, Recipe, train_sharded
+from lib.symmetry import Symmetries, find_symmetries, permute, random_permutations
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ class Problem:
 
 
 DIGITS = Recipe(lr=0.1, batch_size=32, epochs=40, weight_decay=2e-4)
+NOISY = Recipe(lr=0.5, batch_size=8, epochs=20, weight_decay=2e-4)
 OPTUMNIST = Recipe(lr=0.04, batch_size=64, epochs=60, weight_decay=2e-4, schedule=MultiStep((15, 30), 0.5))
+MASS_RECIPES = {"lr 0.1, batch 32": DIGITS, "lr 0.5, batch 8": NOISY}
+FOREIGN = {"quick": "inverted images", "full": "Fashion-MNIST"}  # the set of P1-C11
 
 
 def digits(device: torch.device | str = "cpu") -> Problem:
@@ -123,3 +130,63 @@ def mnist(device: torch.device | str = "cpu") -> Problem:
 def of_profile(profile: str, device: torch.device | str = "cpu") -> Problem:
     """The problem of a profile: digits in ``quick``, MNIST in ``full``."""
     return digits(device) if profile == "quick" else mnist(device)
+
+
+def mass_populations(
+    problem: Problem,
+    pool: Population,
+    networks: int,
+    seed: int,
+    device: torch.device | str,
+    recipes: Mapping[str, Recipe] = MASS_RECIPES,
+) -> dict[str, tuple[Problem, Params]]:
+    """The populations of P1-C5, each with its problem: the digits recipes, and in ``full`` OptuMNIST-v1.
+
+    Member i of a recipe is the same network wherever it is trained, so that the pool serves as the cell of its recipe.
+    """
+    small, found = digits(device), {}
+    for cell, recipe in recipes.items():
+        if (small.name, recipe) == (problem.name, problem.recipe):
+            found[cell] = (small, select(pool.params, slice(networks)))
+            continue
+        trained = train_sharded(
+            small.net,
+            small.train.inputs,
+            small.train.targets,
+            recipe,
+            members=networks,
+            seed=seed,
+            shard=networks,
+            device=device,
+        )
+        found[cell] = (small, trained.where(trained.finite).params)
+    if problem.name == "MNIST":
+        found["OptuMNIST-v1"] = (problem, select(pool.params, slice(networks)))
+    return found
+
+
+def stepped(problem: Problem) -> Recipe:
+    """The recipe of P1-C12, whose learning rate falls in two steps: OptuMNIST's own; for digits, two thirds of its epochs."""
+    if isinstance(problem.recipe.schedule, MultiStep):
+        return problem.recipe
+    return replace(problem.recipe, schedule=MultiStep((10, 20), 0.5))
+
+
+def permuted_copies(problem: Problem, params: Params, seed: int) -> Params:
+    """One randomly permuted copy of each network: the same functions, computed in another order."""
+    generator = torch.Generator().manual_seed(seed)
+    perms = random_permutations(problem.symmetries, generator, members=population_size(params))
+    return permute(params, problem.symmetries, perms)
+
+
+def event_curves(
+    events: Sequence[Events],
+) -> dict[str, tuple[Float[np.ndarray, " x"], Float[np.ndarray, " x"]]]:
+    """For a figure: changed places a step and network, mean over each epoch and all networks, one curve a sort."""
+    epoch = events[0].steps_per_epoch
+    curves = {}
+    for sort in events[0].changes:
+        steps = torch.cat([one.changes[sort] for one in events], dim=1).double().mean(1)
+        means = steps[: len(steps) // epoch * epoch].view(-1, epoch).mean(1).numpy()
+        curves[sort] = (np.arange(len(means)) + 0.5, means)
+    return curves

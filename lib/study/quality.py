@@ -13,9 +13,9 @@ from lib.claims import Measurement
 from lib.posteriors.draws import Draws
 from lib.study.approximations import each_run
 from lib.study.problem import Problem
+from lib.table import Table
 
-Scores = dict[str, Float[Tensor, " R"]]
-PERCENT = ("accuracy", "ECE", "adaptive ECE", "Brier", "AUPR", "AUROC", "FPR95")  # shown times 100
+Scores = dict[str, Float[Tensor, " _"]]
 
 
 def scores(problem: Problem, draws: Draws) -> Scores:
@@ -50,7 +50,9 @@ def scores(problem: Problem, draws: Draws) -> Scores:
 
 
 def _summary(probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """The averaged predictive (N, K) of S samples, and their mean mutual information ()."""
+    """The averaged predictive (N, K) of S samples, and their mean mutual information (): of one network, zero."""
+    if len(probabilities) == 1:
+        return probabilities[0], probabilities.new_zeros(())
     return probabilities.mean(0), metrics.mutual_information(probabilities).mean()
 
 
@@ -70,3 +72,33 @@ def measure(
             gain = sign * paired_gain(one[method], many[method], score, together).double().cpu().numpy()
             found.append(Measurement(measure, method, *intervals.student(gain), n=test_size, seeds=len(gain)))
     return found
+
+
+def dumbbells(
+    one: Mapping[str, Scores], many: Mapping[str, Scores], name: str, together: int
+) -> list[tuple[str, tuple[float, float, float], tuple[float, float, float]]]:
+    """For a figure: a score (times 100) of one run and of several together, with 95 % intervals over repetitions."""
+    rows = []
+    for method in one:
+        single = one[method][name][: len(many[method][name]) * together].view(-1, together).mean(1)
+        rows.append(
+            (
+                method,
+                *(intervals.student(100 * v.double().cpu().numpy()) for v in (single, many[method][name])),
+            )
+        )
+    return rows
+
+
+def table(everyone: Mapping[str, Scores], outside: str) -> Table:
+    """Mean scores over the repetitions, times 100, one row an approximation; detection of one set from outside."""
+    names = ("accuracy", "ECE", "adaptive ECE", "Brier", "NLL", "IDMI")
+    names += tuple(f"{score}, {outside}" for score in ("AUPR", "FPR95", "AUROC", "OODMI"))
+    rows = [
+        (who, *(f"{100 * float(scores[name].mean()):.1f}" for name in names))
+        for who, scores in everyone.items()
+    ]
+    columns = ("Approximation", *(name.removesuffix(f", {outside}") for name in names))
+    return Table(
+        columns, rows, f"Scores x 100, mean over repetitions; detection of {outside} against the test set"
+    )
