@@ -266,8 +266,10 @@ class Convolution:
         return found
 
     def bytes_per_member(self, batch: int) -> int:
-        """What one member's step touches."""
-        return sum(self.arrays(batch)) * self.dtype.itemsize
+        """What one member's step touches again and again: not the windows of the data, which stream by twice."""
+        first = self.filters[0]
+        streamed = first.shape[1] * math.prod(first.blocks) * batch
+        return (sum(self.arrays(batch)) - streamed) * self.dtype.itemsize
 
     def lanes(self, batches: set[int]) -> int:
         """After how many members every array is back on a 64-byte boundary (at least 2): see ``Dense.lanes``."""
