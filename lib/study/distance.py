@@ -97,8 +97,8 @@ def yardstick(
     )
     half = len(points) // 2
     kernels = mmd.bandwidths(points[:half], points[half:])
-    scale = mmd.floor_and_ceiling(points, start, kernels, seed=seed)
-    return Yardstick(removal, symmetries, anchor, mmd.Reference(points, kernels), scale)
+    judge = mmd.Reference(points, kernels)
+    return Yardstick(removal, symmetries, anchor, judge, judge.scale(start, seed=seed))
 
 
 Distances = Mapping[str, Float[Tensor, " _"]]
