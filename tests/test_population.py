@@ -530,4 +530,5 @@ def test_a_walk_takes_another_update_rule():
     whole = train(net, x, y, recipe, members=torch.tensor([4, 9]), seed=3)
     for name, tensor in whole.params.items():
         torch.testing.assert_close(last.params[name], tensor, rtol=1e-5, atol=1e-6)
-    assert [step for step, *_ in seen] == [0, 1, 2] and all({4, 9} <= set(ids) for *_, ids in seen)
+    assert [step for step, *_ in seen] == [0, 1, 2]
+    assert all({4, 9} <= set(ids) for *_, ids in seen)

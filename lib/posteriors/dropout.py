@@ -45,7 +45,7 @@ class Dropout:
             raise ValueError(f"p = {self.p}: the chance to drop a unit must lie in [0, 1).")
 
 
-CANDIDATES = tuple(Dropout(p) for p in (0.05, 0.1, 0.2, 0.3))
+CANDIDATES = tuple(Dropout(p) for p in (0.05, 0.1, 0.2))
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class MeanField:
             )
 
 
-CANDIDATES = tuple(MeanField(temperature=t) for t in (1.0, 0.1, 0.03, 0.01))
+CANDIDATES = tuple(MeanField(temperature=t) for t in (1.0, 0.1, 0.01))
 
 
 @dataclass(frozen=True)

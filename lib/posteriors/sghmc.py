@@ -62,13 +62,13 @@ class Sghmc:
     friction: float | int = 0.1  # momentum 0.9, the usual one
     temperature: float | int = 1  # the posterior of the recipe; colder is another distribution
     burn_in: int = 20  # epochs
-    epochs: int = 60  # in all
-    keep: int = 100  # snapshots
+    epochs: int = 45  # in all
+    keep: int = 50  # snapshots: one every twelve steps of the quick study
     schedule: Constant | Cyclical = field(default_factory=Constant)
 
 
 # All sample the same posterior: colder chains would score better, but of another distribution.
-CANDIDATES = (Sghmc(rate=0.3), Sghmc(), Sghmc(rate=2), Sghmc(friction=0.3))
+CANDIDATES = (Sghmc(rate=0.3), Sghmc(), Sghmc(rate=2))
 
 
 @dataclass(frozen=True)

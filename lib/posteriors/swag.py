@@ -40,7 +40,7 @@ class Swag:
     every: int = 1  # epochs from snapshot to snapshot, as the authors
 
 
-CANDIDATES = (Swag(), Swag(rate=2), Swag(rate=4), Swag(rate=8))
+CANDIDATES = (Swag(), Swag(rate=2), Swag(rate=4))
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def tuning_table(found: Mapping[str, Approximation]) -> Table:
     return Table(
         ("Method", "Option", "Candidates", "Validation NLL", "Chosen"),
         rows,
-        "One budget for every method: four candidates, the same number of runs and samples",
+        "One budget for every method: three candidates, the same number of runs and samples; Laplace by its evidence",
     )
 
 

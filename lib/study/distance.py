@@ -161,7 +161,10 @@ def change_table(
     rows = [
         (
             f"{method}, {name}",
-            *(f"{float(pair[i][method].mean()):.2f}" if pair[i] else "–" for pair in columns.values()),
+            *(
+                f"{float(pair[i][method].mean()):.2f}" if pair[i] and method in pair[i] else "–"
+                for pair in columns.values()
+            ),
         )
         for method in one
         for i, name in enumerate(("one run", "ten runs"))

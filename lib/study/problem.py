@@ -15,7 +15,7 @@ from lib.data import load
 from lib.networks import optumnist, perceptron
 from lib.params import Params, population_size, select
 from lib.permutation_events import Events
-from lib.population import MultiStep, Population, Recipe, train_sharded
+from lib.population import MultiStep, Population, Recipe, fused_report, train_sharded
 from lib.symmetry import Symmetries, find_symmetries, permute, random_permutations
 
 
@@ -190,3 +190,14 @@ def event_curves(
         means = steps[: len(steps) // epoch * epoch].view(-1, epoch).mean(1).numpy()
         curves[sort] = (np.arange(len(means)) + 0.5, means)
     return curves
+
+
+def throughput(problem: Problem, networks: int, seconds: float) -> dict:
+    """What training the population took, for the record; on a CUDA device with OptuMNIST also the share of its limits."""
+    sample_steps = networks * problem.recipe.epochs * len(problem.train)
+    found = {"networks": networks, "seconds": seconds, "samples a second": sample_steps / seconds}
+    device = problem.train.inputs.device
+    if device.type == "cuda" and problem.name == "MNIST":
+        card = fused_report.card_of(device)
+        found |= fused_report.throughput(networks, problem.recipe.epochs, len(problem.train), seconds, card)
+    return found
