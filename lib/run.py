@@ -56,7 +56,9 @@ def is_fresh(chapter: Chapter, profile: str, seed: int, device: str, root: Path 
         return published.get("seed") == seed and made_with == digest.of_chapter(chapter, profile, root)
     book = read_json(executed_copy(chapter, profile, root)).get("metadata", {}).get("book", {})
     has_results = not book.get("saved") or results_file(chapter, profile, root).is_file()
-    return has_results and book.get("key") == digest.run_key(chapter, profile, seed, device, root)
+    if not has_results or "key" not in book:
+        return False
+    return book["key"] == digest.run_key(chapter, profile, seed, device, root)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -62,8 +62,8 @@ class Sghmc:
     friction: float | int = 0.1  # momentum 0.9, the usual one
     temperature: float | int = 1  # the posterior of the recipe; colder is another distribution
     burn_in: int = 20  # epochs
-    epochs: int = 45  # in all
-    keep: int = 50  # snapshots: one every twelve steps of the quick study
+    epochs: int = 40  # in all
+    keep: int = 50  # snapshots: one every ten steps of the quick study
     schedule: Constant | Cyclical = field(default_factory=Constant)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import ModuleType
 
 import torch
@@ -29,6 +29,7 @@ METHODS: dict[str, ModuleType] = {
     "SGHMC": sghmc,
 }
 POST_HOC = ("SWAG", "Laplace")  # begin at trained networks
+QUARTER = 4  # of the epochs suffice to tell candidates apart
 NETWORKS = 1 << 8  # predicted with at a time: their probabilities then stay near the processor
 
 
@@ -44,14 +45,24 @@ class Approximation:
 
 
 def fit(
-    problem: Problem, method: str, options: object, start: Params | None, members: Tensor, seed: int
+    problem: Problem,
+    method: str,
+    options: object,
+    start: Params | None,
+    members: Tensor,
+    seed: int,
+    share: int = 1,
 ) -> object:
-    """Fit R = len(members) runs of a method; ``start`` holds trained networks (R, ...) for those that begin there."""
+    """Fit R = len(members) runs of a method; ``start`` holds trained networks (R, ...) for those that begin there.
+
+    ``share``: one in so many of the recipe's epochs, for methods that take their length from it.
+    """
+    recipe = replace(problem.method_recipe, epochs=-(-problem.method_recipe.epochs // share))
     return METHODS[method].fit(
         problem.net,
         problem.train.inputs,
         problem.train.targets,
-        problem.method_recipe,
+        recipe,
         options,
         members=members,
         seed=seed,
@@ -66,13 +77,14 @@ def approximate(
     """Tune a method's options on a few runs, then fit and sample one run for each of the ``trained`` networks.
 
     The tuning runs are members of their own, which the final runs do not share; post-hoc methods begin them at the first
-    of the trained networks. Every method has the same number of candidates, runs and samples.
+    of the trained networks, the others train for a quarter of the epochs. Every method has the same number of candidates,
+    runs and samples.
     """
     began, runs = time.perf_counter(), population_size(trained)
     module, first = METHODS[method], select(trained, slice(tuning_runs))
 
     def score(options: object) -> float:
-        fitted = fit(problem, method, options, first, torch.arange(runs, runs + tuning_runs), seed)
+        fitted = fit(problem, method, options, first, torch.arange(runs, runs + tuning_runs), seed, QUARTER)
         draws = module.draw(fitted, samples, seed=seed)
         probabilities = predictive(problem, draws, problem.validation.inputs)
         return float(metrics.nll(probabilities, problem.validation.targets).mean())
