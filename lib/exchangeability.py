@@ -20,6 +20,11 @@ from lib.params import Params
 from lib.posteriors.draws import Draws
 
 LEADERS = ("largest weight", "largest norm")
+TITLES = {
+    "imbalance_independent": "independent networks",
+    "imbalance_chain": "one SGHMC chain",
+    "imbalance_swag": "one SWAG run",
+}  # of the measurements, for figures
 
 
 def leading_unit(params: Mapping[str, Tensor], weight_name: str, by: str) -> Int64[Tensor, " P"]:

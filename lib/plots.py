@@ -490,6 +490,7 @@ def line_plot(
             ).set_annotation_clip(False)
     if log[0]:
         axes.set_xscale("log")
+        _few_ticks(axes)
     if log[1]:
         axes.set_yscale("log")
     if reference is not None:
@@ -587,9 +588,21 @@ def dumbbell_plot(
     axes.grid(axis="x")
     if log:
         axes.set_xscale("log")
+        _few_ticks(axes)
     axes.margins(x=0.05)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
     return show(fig, alt, caption)
+
+
+def _few_ticks(axes: Any) -> None:
+    """Plain numbers at 1, 2 and 5 on a logarithmic axis of few decades, whose usual labels run into each other."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_xlim()
+    if high / low < 1e3:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _at_most_four(series: dict[str, Any], what: str) -> None:

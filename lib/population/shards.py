@@ -9,8 +9,8 @@ The members are cut into shards of a fixed size, and ``joblib.Parallel`` trains 
     with joblib.parallel_config(backend="dask"):
         population = train_sharded(...)                         # the same call
 
-Ray is not among the pins; where it is installed, ``ray.util.joblib.register_ray()`` makes ``parallel_config(backend="ray",
-n_jobs=-1)`` do the same.  joblib runs in this process what has only one worker (``n_jobs=1``, a cluster of one thread).
+Ray is not among the pins; where it is installed, ``ray.util.joblib.register_ray()`` makes the backend "ray" with
+``n_jobs=-1`` do the same.  joblib runs in this process what has only one worker (``n_jobs=1``, a cluster of one thread).
 
 Since every random number is a function of seed and member (``lib.randomness``), a perceptron has the same bits in any shard,
 process or order, on one CPU build; other modules agree as in ``train``.  A worker that is lost costs the shards that it

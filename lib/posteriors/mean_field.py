@@ -39,8 +39,7 @@ class MeanField:
     """How the Gaussian is fitted.
 
     sd: every weight's standard deviation at the start. 0.02: well below initial weights, or noise hides the gradient.
-    temperature: T, the weight of the KL term. 1 is the posterior that the recipe means; below it the prior counts less,
-        as most Gaussian fits to networks of real size need (Wenzel et al. 2020).
+    temperature: T, the weight of the KL term. 1: the posterior that the recipe means; less, as most fits need (Wenzel et al. 2020).
     lr: Adam's rate. 0.03: in a thousand steps 0.01 is far from the lowest loss, and 0.1 leaves noise in the means.
     epochs: None takes the recipe's.
     schedule: Adam's rate falls to nothing, because under a constant one the means keep a noise of their own.

@@ -150,6 +150,19 @@ def dumbbells(one: Distances, many: Distances) -> list[tuple[str, Interval, Inte
     return [(m, intervals.student(one[m].numpy()), intervals.student(many[m].numpy())) for m in one]
 
 
+def direction_table(changes: list[Measurement], margin: float = 0.01) -> Table:
+    """For each removal, for how many methods the MMD² rises or falls by more than the ledger's margin."""
+    found: dict[str, list[int]] = {}
+    for m in changes:
+        row = found.setdefault(m.cell.partition(": ")[2], [0, 0, 0])
+        row[0 if m.low > margin else 1 if m.high < -margin else 2] += 1
+    return Table(
+        ("Removal", "rises", "falls", "unclear"),
+        [(removal, *row) for removal, row in found.items()],
+        "Number of methods whose MMD² moves, by simultaneous intervals",
+    )
+
+
 def change_table(
     one: Distances,
     many: Distances,
