@@ -4,7 +4,7 @@ The excess mass is 100 (m / m* - 1) percent, with m the sum of squared weights a
 that leave the function unchanged (Laurent et al. 2024, Definition 3.3 and Figure 2; biases left out, as in the authors'
 code). For a unit of one hidden layer with squared incoming and outgoing norms in_i and out_i, m* = 2 Σ √(in_i out_i):
 the excess measures how unequal the two sides are. Gradient flow keeps out_i - in_i (bias² counted in in_i) as it was,
-and decay shrinks it by exp(-2 wd t) at time t = lr · steps, so that without noise the excess would vanish; the noise of
+and decay shrinks it by exp(-2 wd t) at time t = lr · steps, so that flow keeps what initialisation left and decay removes it, up to the biases; the noise of
 SGD, which grows with lr / batch, drives each unit towards a balance of its own (Ziyin et al., arXiv 2308.06671).
 """
 

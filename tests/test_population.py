@@ -40,6 +40,7 @@ from lib.population import (
 from lib.population.dense import Dense
 from lib.population.training import arrange
 from lib.randomness import permutation
+from lib.symmetry import find_symmetries, permute, random_permutations
 
 ROOT = Path(__file__).parents[1]
 ACCELERATOR = torch.cuda.is_available()
@@ -532,3 +533,20 @@ def test_a_walk_takes_another_update_rule():
         torch.testing.assert_close(last.params[name], tensor, rtol=1e-5, atol=1e-6)
     assert [step for step, *_ in seen] == [0, 1, 2]
     assert all({4, 9} <= set(ids) for *_, ids in seen)
+
+
+@pytest.mark.parametrize("batch_size", [150, 32])
+def test_training_commutes_with_permuting_units(batch_size):
+    """Exchangeable neurons: the permuted start ends at the permuted end, the order of the data being the same."""
+    x, y = problem(dtype=torch.float64)
+    net, members = perceptron(6, 8, 4, dtype=torch.float64), torch.arange(3)
+    symmetries = find_symmetries(net, x[:2])
+    perms = random_permutations(symmetries, torch.Generator().manual_seed(0), members=3)
+    recipe = Recipe(lr=0.1, batch_size=batch_size, epochs=3, momentum=0.5, weight_decay=1e-3)
+    start = initial(net, members, 3)
+    moved = permute(start, symmetries, perms)
+    ends = [train(net, x, y, recipe, members=members, seed=3, start=p).params for p in (start, moved)]
+    expected = permute(ends[0], symmetries, perms)
+    for name, tensor in ends[1].items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-9, atol=1e-11)
+    assert not torch.equal(ends[0]["0.weight"], ends[1]["0.weight"])

@@ -118,12 +118,13 @@ def tuning_table(found: Mapping[str, Approximation]) -> Table:
         varied = [name for name in options[0] if len({str(o[name]) for o in options}) > 1]
         shown = ["/".join(_short(o[name]) for name in varied) for o in options]
         scores = ["failed" if math.isnan(score) else f"{score:.3f}" for score in tuned.scores]
-        chosen = shown[tuned.candidates.index(tuned.option)]
+        place = tuned.candidates.index(tuned.option)
+        chosen = shown[place] + (" (an end)" if len(shown) > 1 and place in (0, len(shown) - 1) else "")
         rows.append((method, ", ".join(varied), ", ".join(shown), ", ".join(scores), chosen))
     return Table(
         ("Method", "Option", "Candidates", "Validation NLL", "Chosen"),
         rows,
-        "One budget for every method: three candidates, the same number of runs and samples; Laplace by its evidence",
+        "One budget for every method: three candidates, the same runs and samples; Laplace by its evidence",
     )
 
 

@@ -24,7 +24,7 @@ from lib.symmetry import Symmetries, canonicalize
 from lib.table import Table
 
 ORDERS = {"first_weight": "first-weight sort", "norm": "norm sort", "matching": "matching", None: "kept"}
-MOST_GROUPS = 10  # of held-out networks
+MOST_GROUPS = 20  # of held-out networks: 1,000 of them at fifty a group
 Interval = tuple[float, float, float]  # value, low, high
 
 SCALES = {"unit_norm": "unit norm", "min_mass": "minimum mass", None: "kept"}

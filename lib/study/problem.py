@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from lib import randomness
@@ -15,7 +16,7 @@ from lib.data import load
 from lib.networks import optumnist, perceptron
 from lib.params import Params, population_size, select
 from lib.permutation_events import Events
-from lib.population import MultiStep, Population, Recipe, fused_report, train_sharded
+from lib.population import MultiStep, Population, Recipe, evaluate, fused_report, train_sharded
 from lib.symmetry import Symmetries, find_symmetries, permute, random_permutations
 
 
@@ -42,8 +43,8 @@ class Examples:
 class Problem:
     """Everything the study of one data set needs, on one device.
 
-    ``recipe`` trains the independent networks; ``method_recipe`` is the budget of every approximation that trains its
-    own, the same for all of them. ``outside``: inputs from elsewhere, by name. ``first`` names the first layer's weight.
+    ``recipe`` trains the independent networks; ``method_recipe`` is that of the approximations, of which SWAG and SGHMC
+    have a length of their own. ``outside``: inputs from elsewhere, by name. ``first`` names the first layer's weight.
     """
 
     name: str
@@ -132,6 +133,31 @@ def of_profile(profile: str, device: torch.device | str = "cpu") -> Problem:
     return digits(device) if profile == "quick" else mnist(device)
 
 
+def learned(problem: Problem, params: Params, least: float) -> Bool[Tensor, " P"]:
+    """Which networks have a validation accuracy above ``least``: the others are one constant function (notes of the recipe)."""
+    examples = problem.validation
+    return evaluate(problem.net, params, examples.inputs, examples.targets)["accuracy"] > least
+
+
+def first_group(problem: Problem) -> int:
+    """Position, among the permutation groups, of the one whose units the first layer writes."""
+    groups = problem.symmetries.permutations
+    return next(
+        g
+        for g, group in enumerate(groups)
+        if any(p.name == problem.first and p.axis == 0 for p in group.places)
+    )
+
+
+def population(
+    problem: Problem, networks: int, *, seed: int, shard: int, folder: Path | None = None
+) -> Population:
+    """Independent networks trained by the problem's recipe, on the device of its data; ``folder`` keeps finished shards."""
+    inputs, targets = problem.train.inputs, problem.train.targets
+    where = {"device": inputs.device, "shard": shard, "folder": folder}
+    return train_sharded(problem.net, inputs, targets, problem.recipe, members=networks, seed=seed, **where)
+
+
 def mass_populations(
     problem: Problem,
     pool: Population,
@@ -149,16 +175,7 @@ def mass_populations(
         if (small.name, recipe) == (problem.name, problem.recipe):
             found[cell] = (small, select(pool.params, slice(networks)))
             continue
-        trained = train_sharded(
-            small.net,
-            small.train.inputs,
-            small.train.targets,
-            recipe,
-            members=networks,
-            seed=seed,
-            shard=networks,
-            device=device,
-        )
+        trained = population(replace(small, recipe=recipe), networks, seed=seed, shard=networks)
         found[cell] = (small, trained.where(trained.finite).params)
     if problem.name == "MNIST":
         found["OptuMNIST-v1"] = (problem, select(pool.params, slice(networks)))

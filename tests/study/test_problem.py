@@ -2,11 +2,18 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
+from lib.claims import ledger, setting
+from lib.networks import optumnist
 from lib.params import select
 from lib.population import initial, predict, train
+from lib.profile import get
+from lib.rules import conditions
 from lib.study import problem as problems
+from lib.study.distance import MOST_GROUPS
+from lib.study.problem import Examples
 
 
 def rows(inputs):
@@ -60,3 +67,61 @@ def test_the_stepped_recipe_halves_the_rate_twice():
     recipe = problems.stepped(problems.digits())
     rates = [recipe.rate(epoch * 25, 25) for epoch in (9, 10, 20, 39)]
     assert rates == [0.1, 0.05, 0.025, 0.025]
+
+
+@pytest.mark.parametrize("net", ["digits", "convolution"])
+def test_the_first_group_is_that_of_the_first_layer(net):
+    p = problems.digits()
+    if net == "convolution":
+        images = Examples(torch.zeros(4, 1, 28, 28), torch.zeros(4, dtype=torch.int64))
+        p = replace(p, net=optumnist(), train=images)
+    group = p.symmetries.permutations[problems.first_group(p)]
+    assert group.size == (16 if net == "digits" else 2)
+
+
+def test_networks_that_never_learned_are_found():
+    p = problems.digits()
+    params = initial(p.net, 3, 0)
+    one_class = {name: torch.zeros_like(tensor) for name, tensor in params.items()}
+    share = float((p.validation.targets == 0).float().mean())
+    assert not problems.learned(p, one_class, share + 0.01).any()
+    assert problems.learned(p, one_class, share - 0.01).all()
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_the_sizes_meet_what_the_ledger_asks(profile):
+    """Every n and number of seeds that the rules of this chapter ask for can be reached by the profile's sizes."""
+    sizes, samples = get(profile).posteriors, setting("posteriors", "samples")
+    held_out = sizes.networks - sizes.reference
+    groups = min(held_out // samples, MOST_GROUPS)
+    has = {
+        "imbalance_independent": (sizes.networks, sizes.networks),
+        "imbalance_chain": (sizes.repetitions * 10 * samples, sizes.repetitions * 10),
+        "imbalance_swag": (sizes.repetitions * 10 * samples, sizes.repetitions * 10),
+        "excess_median": (sizes.recipe_networks, sizes.recipe_networks),
+        "excess_share": (sizes.recipe_networks, sizes.recipe_networks),
+        "noise_elasticity": (24 if profile == "quick" else 66, sizes.sweep_networks),
+        "brier_gain": (500, sizes.repetitions),
+        "accuracy_gain": (500, sizes.repetitions),
+        "mmd_gain": (sizes.reference, sizes.repetitions),
+        "ensemble_floor": (groups * samples, groups),
+        "ns_change": (sizes.reference, sizes.repetitions),
+        "late_over_early": (3 * sizes.event_networks, 3),
+        "after_over_before": (3 * sizes.event_networks, 3),
+        "variation_ratio": (3 * sizes.diversity_networks, 1),
+        "smallest_share": (sizes.diversity_networks, 3),
+        "fit_gain": (sizes.fit_networks, 5),
+    }
+    asked = {
+        c.measure: c
+        for claim in ledger().values()
+        if claim.chapter == "posteriors"
+        for c in conditions(claim.rule, profile)
+    }
+    assert set(has) <= set(asked)
+    for measure, (n, seeds) in has.items():
+        assert n >= asked[measure].sizes[profile].n, measure
+        assert seeds >= asked[measure].sizes[profile].seeds, measure
+    assert sizes.repetitions * 10 + sizes.chains <= held_out
+    assert max(3 * sizes.diversity_networks, 5 * sizes.fit_networks) <= sizes.networks
+    assert sizes.recipe_networks <= sizes.networks
