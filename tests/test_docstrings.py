@@ -46,3 +46,10 @@ def test_formulas_are_set_and_drawn_ones_stay():
     assert [n.astext() for n in page("As:\n\n    a*b_ = |c|").findall() if n.tagname == "literal_block"] == [
         "a*b_ = |c|"
     ]
+
+
+def test_code_after_two_colons_is_one_literal_block():
+    lines = ["Do it so::", "", "    with a:", "        b()", "", "And go on."]
+    assert list(convert(lines)) == [
+        "Do it so:", "", "::", "", "       with a:", "           b()", "", "And go on.", "",
+    ]  # fmt: skip

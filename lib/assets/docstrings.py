@@ -65,6 +65,8 @@ def convert(lines: list[str]) -> Iterator[str]:
             yield from _items(block)
         else:
             text = [escape(line) for line in block]
+            if text[-1].endswith("::"):  # the indented block that follows brings its own
+                text[-1] = text[-1][:-1]
             yield from text
         yield ""
 

@@ -2,12 +2,15 @@
 
 The members are cut into shards of a fixed size, and ``joblib.Parallel`` trains the shards wherever the caller says::
 
-    with joblib.parallel_config(backend="loky", n_jobs=4):      # or "threading", "multiprocessing"
-        population = train_sharded(net, inputs, targets, recipe, members=8192, seed=0, shard=512, folder="run")
+    with parallel_config("loky", n_jobs=4):  # or dask
+        population = train_sharded(
+            net, inputs, targets, recipe,
+            members=8192, seed=0, shard=512,
+            folder="run",
+        )
 
-    client = dask.distributed.Client("tcp://scheduler:8786")    # or Client(LocalCluster(n_workers=2, threads_per_worker=1))
-    with joblib.parallel_config(backend="dask"):
-        population = train_sharded(...)                         # the same call
+Other backends of ``joblib.parallel_config`` are "threading", "multiprocessing" and, once a ``distributed.Client`` (of a
+``LocalCluster`` or of a scheduler elsewhere) exists, "dask"; the call stays the same.
 
 Ray is not among the pins; where it is installed, ``ray.util.joblib.register_ray()`` makes the backend "ray" with
 ``n_jobs=-1`` do the same.  joblib runs in this process what has only one worker (``n_jobs=1``, a cluster of one thread).
