@@ -65,3 +65,11 @@ def test_points_average_repetitions_and_runs():
     ((groups, title),) = relation.panels([point])
     assert title == "far"
     np.testing.assert_allclose(groups["one run"], [[2.0, 0.3]])
+
+
+def test_each_set_counts_alike_whatever_its_scale():
+    points = planted(40, 0.95, 2)
+    for point in points:
+        point.detection["AUPR"]["set 1"] *= -1000
+    found = {m.cell: m for m in relation.measure(points, resamples=50, seed=0)}
+    assert abs(found["MMD and AUPR"].value) < 0.15
