@@ -58,8 +58,12 @@ def _summary(probabilities: Tensor) -> tuple[Tensor, Tensor]:
 
 def paired_gain(one: Scores, many: Scores, name: str, together: int) -> Float[Tensor, " repetitions"]:
     """A score of ``together`` runs taken together minus the mean score of those runs one by one, by repetition."""
-    single = one[name][: len(many[name]) * together].view(-1, together).mean(1)
-    return many[name] - single
+    return many[name] - one_by_one(one, many, name, together)
+
+
+def one_by_one(one: Scores, many: Scores, name: str, together: int) -> Float[Tensor, " repetitions"]:
+    """The mean score of the single runs behind each of the ``many``."""
+    return one[name][: len(many[name]) * together].view(-1, together).mean(1)
 
 
 def measure(
@@ -80,7 +84,7 @@ def dumbbells(
     """For a figure: a score (times 100) of one run and of several together, with 95 % intervals over repetitions."""
     rows = []
     for method in one:
-        single = one[method][name][: len(many[method][name]) * together].view(-1, together).mean(1)
+        single = one_by_one(one[method], many[method], name, together)
         rows.append(
             (
                 method,
