@@ -51,6 +51,51 @@ class Posteriors:
     resamples: int  # bootstrap
 
 
+Widths = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FreeEnergy:
+    """Sizes of *The free energy* (claims P2-C1 to P2-C14, X-F1). Learners are hidden widths; inputs and outputs are the truth's."""
+
+    points: int  # of the grid that stands for uniform inputs
+    particles: int  # a copy of a climb
+    copies: int  # independent climbs: the error bars
+    last: float  # n at the end of a curve
+    far: float  # the same where widths (P2-C4) and normal inputs (P2-C10) are compared
+    wide: tuple[Widths, ...]  # T1, the truth's depth
+    deep: tuple[Widths, ...]  # T1, layers added; each is compared with the learner of its first width
+    two: tuple[Widths, ...]  # T2
+    three: tuple[Widths, ...]  # T3
+    constant: tuple[Widths, ...]  # T0
+    normal: tuple[Widths, ...]  # T1, normal inputs
+    watched: tuple[Widths, ...]  # whose units are counted (P2-C9)
+    sets: int  # data sets at each n (P2-C3, C7)
+    set_sizes: Widths  # their n
+    set_learners: tuple[Widths, ...]  # T1, the truth-sized one first
+    set_two: tuple[Widths, ...]  # T2, likewise
+    set_copies: int
+    set_particles: int
+    identity_sizes: Widths  # n (P2-C8)
+    identity_sets: int
+    known_sets: int  # data sets with known answers (P2-C11)
+    known_copies: int
+    known_particles: int
+    linear_particles: int
+    ranks: Widths  # hidden units of reduced-rank regression
+    rank_particles: int
+    gap_sets: int  # bidirectional checks
+    gap_particles: int
+    bridge_sets: int  # X-F1
+    bridge_sizes: Widths
+    bridge_learners: tuple[Widths, ...]
+    bridge_copies: int
+    bridge_particles: int
+    local_sets: int  # data sets with a local coefficient (P2-C12)
+    convolutions: Widths  # redundant layers of the convolutional learners (P2-C13)
+    convolution_particles: int
+
+
 @dataclass(frozen=True)
 class Profile:
     """One named set of sizes."""
@@ -58,6 +103,7 @@ class Profile:
     name: str
     two_neurons: TwoNeurons
     posteriors: Posteriors
+    free_energy: FreeEnergy
 
 
 QUICK = Profile(
@@ -96,6 +142,44 @@ QUICK = Profile(
         fit_networks=100,  # the ledger's least number
         resamples=200,  # the 2.5 % and 97.5 % points are then the 5th and 195th
     ),
+    free_energy=FreeEnergy(
+        points=64,  # a kink between two points is still placed by the two lines beside it
+        particles=1_000,  # the ledger's least number; a pilot's slopes then differ by 0.02 from copy to copy
+        copies=4,  # one more than the ledger's least
+        last=1e6,
+        far=1e6,
+        wide=((1,), (2,), (4,), (8,)),  # the ledger's scope, and one wide learner for P2-C2
+        deep=((1, 1), (2, 2), (4, 4)),
+        two=((1,),),  # too small on purpose (P2-C14)
+        three=(),
+        constant=((4,),),
+        normal=((1,), (2,)),
+        watched=((2,),),
+        sets=120,  # a pilot's intervals of n (G - S) with fifty were as wide as the margin
+        set_sizes=(100, 300),
+        set_learners=((1,), (2,), (4,)),
+        set_two=(),
+        set_copies=3,  # the ledger's least number
+        set_particles=64,  # three copies together are 192 draws of each posterior
+        identity_sizes=(100,),
+        identity_sets=200,  # the ledger's least number
+        known_sets=80,  # with fifty, a coverage of 95 % would be missed by chance one time in ten
+        known_copies=3,
+        known_particles=200,
+        linear_particles=300,  # ten dimensions and no output layer to integrate out
+        ranks=(3, 4),  # one of each multiplicity
+        rank_particles=500,
+        gap_sets=20,  # twice the ledger's least number
+        gap_particles=500,
+        bridge_sets=20,  # the ledger's least number
+        bridge_sizes=(100, 1_000),
+        bridge_learners=((1,), (2,), (4,)),
+        bridge_copies=2,
+        bridge_particles=128,
+        local_sets=50,  # the ledger's least number
+        convolutions=(),  # out of reach in a minute
+        convolution_particles=0,
+    ),
 )
 
 FULL = Profile(
@@ -133,6 +217,44 @@ FULL = Profile(
         diversity_networks=1_000,  # the paper's own number, three times: 4,498,500 pairs
         fit_networks=1_000,
         resamples=1_000,
+    ),
+    free_energy=FreeEnergy(
+        points=256,
+        particles=100_000,  # the ledger's least number: a phase of prior mass 1e-4 still holds ten particles
+        copies=8,
+        last=1e6,
+        far=1e8,
+        wide=((1,), (2,), (4,), (8,), (16,), (32,)),
+        deep=((1, 1), (1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1, 1, 1), (2, 2), (2, 2, 2), (4, 4)),
+        two=((1,), (2,), (3,), (4,), (8,), (16,)),
+        three=((2, 2),),
+        constant=((4,), (4, 4, 4)),
+        normal=((1,), (2,), (4,)),
+        watched=((2,), (4,), (2, 2)),
+        sets=200,
+        set_sizes=(100, 300, 1_000),
+        set_learners=((1,), (2,), (4,), (8,), (16,)),
+        set_two=((2,), (3,), (4,)),
+        set_copies=8,
+        set_particles=512,
+        identity_sizes=(100, 1_000),
+        identity_sets=1_000,
+        known_sets=200,
+        known_copies=8,
+        known_particles=1_000,
+        linear_particles=4_000,  # brings every one of 200 data sets within 0.1 nats
+        ranks=(3, 4, 5, 6),
+        rank_particles=10_000,
+        gap_sets=100,
+        gap_particles=2_000,
+        bridge_sets=50,
+        bridge_sizes=(30, 100, 300, 1_000),
+        bridge_learners=((1,), (2,), (4,), (8,), (16,), (1, 1), (2, 2)),
+        bridge_copies=4,
+        bridge_particles=256,
+        local_sets=100,
+        convolutions=(0, 1, 2),
+        convolution_particles=10_000,  # the ledger's least number
     ),
 )
 
