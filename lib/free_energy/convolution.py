@@ -39,7 +39,9 @@ class Convolutions:
     ) -> Float[Tensor, "R P C N"]:
         """The mean activation of each channel of the last layer on N signals of length L, for R x P networks."""
         c, start = self.channels, 0
-        signal = inputs[None, None, None]  # (R, P, channels, N, L), shared by all networks at first
+        signal = inputs.expand(
+            len(position), 1, 1, *inputs.shape
+        )  # (R, P, channels, N, L), at first shared by all
         for layer in range(1 + self.redundant):
             below = c if layer else 1
             end = start + c * below * KERNEL

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lib import intervals
 from lib.claims import Measurement
+from lib.device import one_thread
 from lib.free_energy import coefficients, truths
 from lib.free_energy.evidence import one_unit_free_energy
 from lib.free_energy.targets import target
@@ -186,6 +187,7 @@ def _steps(n: float) -> int:
     return round(SIZES_A_DECADE * math.log10(n))
 
 
+@one_thread()
 def exact(
     learner: Learner, n: Sequence[float] | Tensor, points: int, device: torch.device
 ) -> Float[Tensor, " C"]:

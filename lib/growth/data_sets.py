@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lib import intervals, randomness
 from lib.claims import Measurement
+from lib.device import one_thread
 from lib.free_energy import coefficients, ridge, truths
 from lib.free_energy.evidence import one_unit, one_unit_free_energy
 from lib.free_energy.generalisation import collapsed_predictive, predictive_error
@@ -134,6 +135,7 @@ def whole_draws(
     return torch.cat([hidden, known.mean[:, 0].permute(1, 2, 0) + spread], dim=2)
 
 
+@one_thread()
 def small_free_energy(truth: Truth, sizes: Sequence[int], sets: int, seed: int) -> Float[Tensor, "sizes B"]:
     """F_n - n S_n of the 1-1-1 learner on the same data sets, by quadrature."""
     known = target(problems(truth, sizes, sets, seed), (1, 1, 1))
@@ -203,6 +205,7 @@ def generalisation_errors(found: Sequence[Evidence]) -> list[Measurement]:
 NEW_POINTS = 8  # further examples a data set: four strata of x, each with a noise and its negative
 
 
+@one_thread()
 def identity(truth: Truth, n: int, sets: int, seed: int, device: torch.device) -> Measurement:
     """P2-C8: n times the difference of G_n and of the mean increase F_(n+1) - F_n, 1-1-1 networks by quadrature.
 

@@ -100,7 +100,7 @@ def free_energies(curves: Sequence[Curve], bounded: Curve, biggest: Curve) -> Sh
         axes.fill_between(n, low, high, color=colour, alpha=0.2, lw=0)
         axes.plot(n, mean, color=colour, ls=dash, label=shape(curve.learner.widths))
     n = bounded.n.numpy()
-    start = bounded.free_energy[bounded.at(100)].mean().item()
+    start = bounded.free_energy[bounded.at(100.0)].mean().item()
     bound = coefficients.relu_bound(bounded.learner.truth.widths)
     for slope, words, place in (
         (bound, f"slope λ_ReLU = {bound:g}", -1),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lib import intervals, randomness
 from lib.claims import Measurement
+from lib.device import one_thread
 from lib.free_energy import ridge
 from lib.free_energy.features import Layers
 from lib.free_energy.generalisation import collapsed_predictive
@@ -59,6 +60,7 @@ class Units:
         return self.dead * sum(learner.widths[1:-1]) / redundant(learner)
 
 
+@one_thread()
 def look(curve: Curve, points: int, seed: int) -> Units:
     """Count the units of the particles that ``curve`` kept."""
     learner = curve.learner

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from lib.device import one_thread
 from lib.smc.moves import State, at
 from lib.smc.run import Run, Settings
 from lib.smc.stage import move
@@ -32,6 +33,7 @@ class Bracket:
         return self.high - self.low
 
 
+@one_thread()
 def bracket(
     run: Run,
     exact: Float[Tensor, "R D"],

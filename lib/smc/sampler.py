@@ -24,6 +24,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lib import randomness
+from lib.device import one_thread
 from lib.free_energy.targets import Target
 from lib.smc import moves
 from lib.smc.moves import State
@@ -86,6 +87,7 @@ class _Climb:
         vars(self).update(saved | {"stages": [Stage(**stage) for stage in saved["stages"]]})
 
 
+@one_thread()
 def sample(
     target: Target,
     temperatures: Sequence[float] | Float[Tensor, "C R"],

@@ -46,12 +46,13 @@ class Units:
         return Units(*(table.to(device) for table in tables), self.collapsed)
 
 
-def units_of(layers: Layers, collapsed: bool) -> Units:
+def units_of(layers: object, collapsed: bool) -> Units:
     """The units of a stack of ReLU layers with biases; ``collapsed`` says that an output layer follows the stack unseen.
 
     Raises ValueError for stacks of another kind, which no unit of theirs can be rescaled in.
     """
-    if layers.activation != "relu" or not layers.bias or len(layers.widths) + collapsed < 3:
+    known = isinstance(layers, Layers) and layers.activation == "relu" and layers.bias
+    if not known or len(layers.widths) + collapsed < 3:
         raise ValueError(
             "only hidden ReLU units with biases can be redrawn, rescaled or exchanged: switch these moves off in Settings "
             "(redraws=0, rescales=0, dead=False)."
