@@ -27,7 +27,7 @@ from lib.device import one_thread
 from lib.diagnostics import convergence
 from lib.free_energy.features import Layers
 from lib.free_energy.regression import Regression
-from lib.free_energy.targets import Target, Whole
+from lib.free_energy.targets import Target, Whole, gradient_in_chunks
 from lib.free_energy.truths import Truth
 
 METHODS = ("hmc", "mala", "sgld")
@@ -261,7 +261,7 @@ class _Local:
     numbers: Int64[Tensor, " chains"]
 
     def at(self, position: Float[Tensor, "R P D"]) -> _State:
-        value, slope = self.target.gradient(position, self.t)
+        value, slope = gradient_in_chunks(self.target, position, self.t)
         away, gamma = position - self.centre, self.options.gamma
         density = value - 0.5 * gamma * away.square().sum(-1)
         return _State(position, density, slope - gamma * away, -value / self.t)

@@ -120,6 +120,7 @@ class Monomial:
     collapsed: bool = False
     layers: None = None
     scale: None = None
+    footprint: int = 1
 
     def statistics(self, position: Tensor) -> Tensor:
         return 0.5 * self.n * position.prod(-1).square()

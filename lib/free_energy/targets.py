@@ -56,6 +56,23 @@ class Target(Protocol):
     def dead(self, position: Float[Tensor, "R P D"]) -> Bool[Tensor, "R P U"]: ...
 
 
+# Numbers that one piece of work may touch at a time: a core's second-level cache, a card.
+CACHE = {"cpu": 1 << 17, "cuda": 1 << 28}
+
+
+def chunk_size(target: Target, device: torch.device) -> int:
+    """How many particles of each problem make a piece of work that fits the device's cache, sixteen at least."""
+    return max(16, CACHE.get(device.type, CACHE["cuda"]) // (target.problems * target.footprint))
+
+
+def gradient_in_chunks(
+    target: Target, position: Float[Tensor, "R P D"], t: Float[Tensor, "R 1"]
+) -> tuple[Float[Tensor, "R P"], Float[Tensor, "R P D"]]:
+    """``target.gradient``, particles taken a cacheful at a time."""
+    parts = [target.gradient(part, t) for part in position.split(chunk_size(target, position.device), dim=1)]
+    return torch.cat([value for value, _ in parts], 1), torch.cat([slope for _, slope in parts], 1)
+
+
 def prior_scale(layers: Layers, weight: float, bias: float) -> Float[Tensor, " D"]:
     """The prior's standard deviation of every parameter of ``layers``; refuses one that is not positive."""
     if not (weight > 0 and bias > 0):

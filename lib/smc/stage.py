@@ -9,16 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib import randomness
-from lib.free_energy.targets import Target
+from lib.free_energy.targets import Target, chunk_size
 from lib.smc import moves
 from lib.smc.moves import State
 from lib.smc.run import Settings
 from lib.smc.units import Units, units_of
-
-CACHE = {
-    "cpu": 1 << 17,
-    "cuda": 1 << 28,
-}  # floats that one piece of work may touch at a time: the second-level cache, a card
 
 
 def move(
@@ -33,9 +28,8 @@ def move(
     chunk: int | None = None,
 ) -> tuple[State, Float[Tensor, "R 1"], dict[str, Tensor]]:
     """One stage's moves of all particles, ``chunk`` at a time; the new state, the steered step sizes, and the acceptances."""
-    problems, particles = state.log_likelihood.shape
-    budget = CACHE.get(t.device.type, CACHE["cuda"])
-    chunk = chunk or max(32, budget // (problems * target.footprint))
+    particles = state.log_likelihood.shape[1]
+    chunk = chunk or chunk_size(target, t.device)
     noise = _Noise(seed, members, stage, state.position.shape)
     network = settings.redraws or settings.rescales or settings.dead
     units = units_of(target.layers, target.collapsed).to(t.device) if network else None

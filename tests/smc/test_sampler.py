@@ -182,6 +182,7 @@ class TestLadder:
         )
         error = (-down - exact(PROBLEM, 1.0)).numpy()
         assert abs(error.mean()) < 4 * error.std(ddof=1) / math.sqrt(len(error)) + error.var()
+        assert error.std() < 0.4
         assert not torch.allclose(up, down, atol=1e-3)
 
     def test_ends_of_its_own_for_every_problem(self):
@@ -335,6 +336,54 @@ class TestNoise:
             for i in (0, 1)
         ]
         assert len(torch.cat(found).unique()) == len(found) * 30
+
+
+class TestStage:
+    def test_no_random_number_is_used_twice_in_a_run(self, monkeypatch):
+        drawn, honest = [], randomness.uniform
+
+        def note(seed, members, purpose, step, *of):
+            drawn.append((purpose, step))
+            return honest(seed, members, purpose, step, *of)
+
+        monkeypatch.setattr(randomness, "uniform", note)  # which normal numbers are made of too
+        known = target(truths.data(T1, 20, 2, 5), (1, 2, 1), collapsed=False)
+        settings = Settings(dead=True, hmc=2, redraws=3, rescales=2)
+        run = sample(known, ASKED, particles=40, seed=1, settings=settings)
+        drawn = [one for one in drawn if one[0].startswith("smc")]
+        assert len(set(drawn)) == len(drawn)
+        steps = len(run.stages) - 1
+        assert len([one for one in drawn if one[0] == "smc resampling"]) == steps
+        assert len(drawn) == 1 + steps * (1 + 2 * 3 + 2 * 2 + 2 + 3 * 2)
+
+    def test_every_move_is_made_as_often_as_asked(self, monkeypatch):
+        calls = []
+        for name in ("redraw", "rescale", "refresh_dead", "permute", "hmc"):
+            honest = getattr(moving.moves, name)
+            monkeypatch.setattr(
+                moving.moves, name, lambda *of, name=name, honest=honest: calls.append(name) or honest(*of)
+            )
+        known = target(truths.data(T1, 20, 2, 5), (1, 2, 1), collapsed=False)
+        for dead in (False, True):
+            calls.clear()
+            settings = Settings(dead=dead, hmc=2, redraws=3, rescales=4)
+            run = sample(known, [1e-3], particles=40, seed=1, settings=settings, chunk=40)
+            stages = len(run.stages) - 1
+            expected = {"redraw": 3, "rescale": 4, "hmc": 2} | (
+                {"refresh_dead": 1, "permute": 1} if dead else {}
+            )
+            assert {name: calls.count(name) for name in calls} == {n: k * stages for n, k in expected.items()}
+
+    def test_with_the_covariance_of_the_particles(self):
+        settings = Settings(redraws=0, rescales=0, ess=0.7, hmc=2, leapfrog=3, jitter=0.2, whiten=True)
+        runs = [
+            sample(linear_target(PROBLEM), [1.0], particles=250, seed=1, settings=settings, chunk=chunk)
+            for chunk in (250, 70)
+        ]
+        error = (runs[0].free_energy[0] - exact(PROBLEM, 1.0)).numpy()
+        assert abs(error.mean()) < 4 * error.std(ddof=1) / math.sqrt(len(error)) + error.var()
+        assert error.std() < 0.25
+        torch.testing.assert_close(runs[0].log_evidence, runs[1].log_evidence, rtol=0, atol=1e-9)
 
 
 class TestFiles:
