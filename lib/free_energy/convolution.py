@@ -89,7 +89,7 @@ class CollapsedConvolutions:
         return ridge.log_evidence(statistics, t) + t * self.problem.truth[:, None]
 
     def energy(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
-        return ridge.energy(statistics, t, ridge.posterior(statistics, t)) - self.problem.truth[:, None]
+        return ridge.energy(statistics, ridge.posterior(statistics, t)) - self.problem.truth[:, None]
 
     def spread(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
         return ridge.energy_variance(statistics, ridge.posterior(statistics, t))

@@ -32,7 +32,7 @@ def linear(problem: Regression, scale: float = 1.0, t: float = 1.0) -> Float[Ten
 def linear_energy(problem: Regression, scale: float, t: Tensor) -> Float[Tensor, " R"]:
     """The mean energy at temperature ``t`` (R,): at t = 1 / log n it is WBIC itself, without sampling error."""
     moments = linear_moments(problem, scale)
-    return ridge.energy(moments, t, ridge.posterior(moments, t)) - problem.truth
+    return ridge.energy(moments, ridge.posterior(moments, t)) - problem.truth
 
 
 @dataclass(frozen=True)

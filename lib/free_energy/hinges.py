@@ -100,7 +100,7 @@ def hinges(tables: Tables, weight: Float[Tensor, "H R P"], bias: Float[Tensor, "
     first, end = torch.cat([first, 0 * first[:1]]), torch.cat([end, points + 0 * end[:1]])
     start = torch.arange(problems, device=weight.device)[:, None] * (points + 1)
     low = tables.sums.index_select(1, (first + start).flatten()).view(5, *weight.shape)
-    high = tables.sums.index_select(1, (torch.maximum(first, end) + start).flatten()).view(5, *weight.shape)
+    high = tables.sums.index_select(1, (end + start).flatten()).view(5, *weight.shape)
 
     def shared(sort: int) -> Tensor:
         """The sum over the points where both of two units are positive: sums rise, so the intersection is a min and a max."""

@@ -105,8 +105,8 @@ def value(moments: Moments, t: Tensor, known: Posterior) -> Float[Tensor, "*batc
     return 0.5 * (fit - outputs * known.log_determinant - t * moments.power)
 
 
-def energy(moments: Moments, t: Tensor, known: Posterior) -> Float[Tensor, "*batch"]:
-    """The mean energy E under the posterior of the output weights, which is minus the evidence's slope in ``t``."""
+def energy(moments: Moments, known: Posterior) -> Float[Tensor, "*batch"]:
+    """The mean energy E under the posterior of the output weights, which is minus the evidence's slope in the temperature."""
     outputs = moments.cross.shape[1]
     misfit = (known.mean * ((moments.gram[:, :, None] * known.mean[None]).sum(1) - 2 * moments.cross)).sum(
         (0, 1)

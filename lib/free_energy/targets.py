@@ -222,7 +222,7 @@ class Collapsed:
         return ridge.log_evidence(statistics, t) + t * self.problem.truth[:, None]
 
     def energy(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
-        return ridge.energy(statistics, t, ridge.posterior(statistics, t)) - self.problem.truth[:, None]
+        return ridge.energy(statistics, ridge.posterior(statistics, t)) - self.problem.truth[:, None]
 
     def spread(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
         return ridge.energy_variance(statistics, ridge.posterior(statistics, t))
@@ -274,7 +274,7 @@ class CollapsedHinges:
         return ridge.log_evidence(statistics, t) + t * self.truth
 
     def energy(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
-        return ridge.energy(statistics, t, ridge.posterior(statistics, t)) - self.truth
+        return ridge.energy(statistics, ridge.posterior(statistics, t)) - self.truth
 
     def spread(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
         return ridge.energy_variance(statistics, ridge.posterior(statistics, t))

@@ -153,7 +153,7 @@ def climb_all(
     keep: Mapping[Learner, Sequence[float]] | None = None,
     folder: Path | None = None,
 ) -> dict[str, Curve]:
-    """The curves of many learners by name, each up to its ``last`` n, four sizes a decade from n = 10 on.
+    """The curves of many learners by name, each up to its ``last`` n, two sizes a decade from n = 10 on.
 
     With ``folder``, a run that was interrupted goes on where it stopped.
     """
@@ -174,7 +174,7 @@ def climb_all(
             file=folder / name if folder else None,
         )
 
-    order = sorted(enumerate(learners), key=lambda entry: -entry[1].parameters)  # the longest first
+    order = sorted(enumerate(learners), key=lambda entry: entry[1].parameters)
     found = side_by_side([piece(stream, learner) for stream, learner in order], device)
     curves = {curve.learner.name: curve for curve in found}
     return {learner.name: curves[learner.name] for learner in learners}

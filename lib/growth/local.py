@@ -22,6 +22,7 @@ EXAMPLES = (
     10_000  # β n = 1,086: the directions that count are stiff beside the spring that keeps the chains near
 )
 REDUNDANT = 3
+MINIBATCHED = 10  # data sets that SGLD on minibatches is shown on: every step gathers its own examples
 
 
 SAMPLERS = {
@@ -55,12 +56,15 @@ def look(truth: Truth, sets: int, seed: int, device: torch.device) -> Local:
     point = descend(whole, planted(truth, learner_of(truth)[1]).to(device))
 
     def piece(options: Options):
-        return lambda: estimate(
-            whole, point, EXAMPLES, seed=seed, options=options, problem=data if options.batch else None
-        )
+        if options.batch is None:
+            return lambda: estimate(whole, point, EXAMPLES, seed=seed, options=options)
+        few = data[:MINIBATCHED]
+        some = target(few, learner_of(truth), collapsed=False)
+        return lambda: estimate(some, point[:MINIBATCHED], EXAMPLES, seed=seed, options=options, problem=few)
 
-    found = side_by_side([piece(options) for options in SAMPLERS.values()], device)
-    return Local(truth, dict(zip(SAMPLERS, found, strict=True)))
+    order = list(SAMPLERS)[::-1]
+    found = dict(zip(order, side_by_side([piece(SAMPLERS[name]) for name in order], device), strict=True))
+    return Local(truth, {name: found[name] for name in SAMPLERS})
 
 
 def measure(found: Sequence[Local]) -> list[Measurement]:

@@ -1,24 +1,32 @@
-"""Independent pieces of work side by side: on a CPU one thread each, on an accelerator one after the other."""
+"""Independent pieces of work side by side: on a CPU one process and one thread each, on an accelerator one after the other."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+
+from lib.device import one_thread
 
 T = TypeVar("T")
 
 
 def side_by_side(pieces: Sequence[Callable[[], T]], device: torch.device) -> list[T]:
-    """The results of ``pieces`` in order. Small tensors gain nothing from a second thread each; whole pieces do."""
+    """The results of ``pieces`` in order, by joblib's processes, one a core, which live on for the next call.
+
+    Thousands of small operations gain nothing from a second thread, and threads would wait for Python's lock. The last piece is
+    begun first: lists here rise in size, and the longest piece must not wait for the others.
+    """
     workers = 1 if device.type != "cpu" else min(len(pieces), os.cpu_count() or 1)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(lambda piece: piece(), pieces))
-    finally:
-        torch.set_num_threads(threads)
+    if workers < 2:
+        return [_alone(piece) for piece in pieces]
+    import joblib
+
+    return joblib.Parallel(n_jobs=workers)(joblib.delayed(_alone)(piece) for piece in pieces[::-1])[::-1]
+
+
+@one_thread()
+def _alone(piece: Callable[[], T]) -> T:
+    return piece()

@@ -82,15 +82,15 @@ def hmc(
 def spread(position: Float[Tensor, "R P D"], scale: Float[Tensor, " D"]) -> Float[Tensor, "R D D"]:
     """The lower Cholesky factor of each problem's covariance over its particles, in units of the prior's scale.
 
-    A thousandth of the mean variance is added on the diagonal: resampled particles may repeat each other.
+    A thousandth of the mean variance and a trace of the prior's are added on the diagonal: resampled particles may repeat each
+    other, and copies of one draw have no spread at all.
     """
     z = position / scale
     z = z - z.mean(1, keepdim=True)
     covariance = z.mT @ z / z.shape[1]
     mean = covariance.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]
-    return torch.linalg.cholesky(
-        covariance + 1e-3 * mean * torch.eye(z.shape[2], dtype=z.dtype, device=z.device)
-    )
+    floor = (1e-3 * mean + 1e-8) * torch.eye(z.shape[2], dtype=z.dtype, device=z.device)
+    return torch.linalg.cholesky(covariance + floor)
 
 
 def redraw(

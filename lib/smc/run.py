@@ -31,7 +31,7 @@ class Settings:
     ess: float = 0.6
     stretch: float = math.inf
     hmc: int = 1
-    leapfrog: int = 6
+    leapfrog: int = 4
     whiten: bool = False
     redraws: int = 2
     rescales: int = 1

@@ -79,6 +79,7 @@ class _Climb:
         self.stage = 0
         self.stages: list[Stage] = []
         self.particles: dict[int, Tensor] = {}
+        self.acceptance: dict[str, Tensor] = {}
 
     def state(self) -> dict:
         return vars(self) | {"stages": [vars(stage) for stage in self.stages]}
@@ -109,47 +110,44 @@ def sample(
     again. Raises ValueError for temperatures that do not rise and AllDead where no particle is left.
     """
     settings = settings or Settings()
-    device = target.scale.device
-    asked = torch.as_tensor(temperatures, dtype=torch.float64, device=device)
-    if asked.ndim == 1:
-        asked = asked[:, None].expand(-1, target.problems).contiguous()
-    if asked.shape[1] != target.problems or not bool(
-        (asked.diff(dim=0, prepend=torch.zeros_like(asked[:1])) > 0).all()
-    ):
-        raise ValueError(
-            "the temperatures must rise from above zero, with one column a problem: "
-            f"{tuple(asked.shape)} were given for {target.problems} problems."
-        )
+    asked = _asked(temperatures, target)
     if particles < 2:
         raise ValueError(f"{particles} particles cannot be resampled: take hundreds.")
     members = torch.arange(target.problems) if members is None else members
-    members = members.to(device)
+    members = members.to(asked.device)
     climb = _Climb(target, asked, particles, seed, members)
     climb.log_step += math.log(settings.step)
-    fingerprint = [
-        seed,
-        particles,
-        repr(settings),
-        asked.shape,
-        tuple(target.scale.shape),
-        float(asked.sum()),
-    ]
-    if file is not None and file.exists():
-        saved = torch.load(file, map_location=device, weights_only=True)
-        if saved.pop("fingerprint") != repr(fingerprint):
-            raise ValueError(
-                f"{file.name} holds another run (other sizes, seed or settings): remove it or name another file."
-            )
-        climb.restore(saved)
-
     statistics = target.statistics(climb.position)
     state = State(climb.position, target.log_likelihood(statistics, climb.t))
-    if not climb.stages:
-        zero = torch.zeros_like(climb.log_evidence)
-        climb.stages.append(Stage(zero, zero, zero, *_energy(target, statistics, climb.t)))
-        climb.stiffness = climb.stages[0].mean[:, None].clamp_min(0)
+    zero = torch.zeros_like(climb.log_evidence)
+    climb.stages.append(Stage(zero, zero, zero, *_energy(target, statistics, climb.t)))
+    climb.stiffness = climb.stages[0].mean[:, None].clamp_min(0)
+    if not bool(torch.isfinite(climb.stages[0].mean).all()):
+        raise ValueError(
+            "some draws of the prior have an energy that is not a finite number: look for targets or inputs that are not."
+        )
+    # what the run depends on, and the prior's mean energies, which no two problems share
+    mark = repr(
+        (
+            seed,
+            particles,
+            settings,
+            asked.tolist(),
+            members.tolist(),
+            sorted(keep),
+            climb.stages[0].mean.tolist(),
+        )
+    )
+    if file is not None and file.exists():
+        saved = torch.load(file, map_location=asked.device, weights_only=True)
+        if saved.pop("mark") != mark:
+            raise ValueError(
+                f"{file.name} holds another run (another problem, other sizes, seed or settings): remove it or name another file."
+            )
+        climb.restore(saved)
+        statistics = target.statistics(climb.position)
+        state = State(climb.position, target.log_likelihood(statistics, climb.t))
     last_save, bar = time.monotonic(), _bar(progress)
-    acceptance: dict[str, Tensor] = {}
     while bool((climb.reached < len(asked)).any()):
         limit = asked.gather(0, climb.reached.clamp_max(len(asked) - 1)[None])[0][:, None]
         scale = 1 / climb.stiffness.clamp_min(1e-9)
@@ -167,7 +165,7 @@ def sample(
             narrower = (1 + climb.t * climb.stiffness) / (1 + t * climb.stiffness)
             climb.log_step = climb.log_step + 0.5 * narrower.log()
         before, climb.t = climb.t, t
-        state, climb.log_step, acceptance = move(
+        state, climb.log_step, climb.acceptance = move(
             State(position, value), target, t, climb.log_step, settings, seed, members, climb.stage, chunk
         )
 
@@ -189,13 +187,32 @@ def sample(
         climb.reached = climb.reached + arrived
         bar(climb.t, asked)
         if file is not None and time.monotonic() - last_save > 20:
-            _write(file, climb.state() | {"fingerprint": repr(fingerprint)})
+            _write(file, climb.state() | {"mark": mark})
             last_save = time.monotonic()
     if file is not None:
-        _write(file, climb.state() | {"fingerprint": repr(fingerprint)})
+        _write(file, climb.state() | {"mark": mark})
     return Run(
-        asked, climb.results[0], climb.results[1], climb.particles, tuple(climb.stages), acceptance, target
+        asked,
+        *climb.results,
+        climb.particles,
+        tuple(climb.stages),
+        climb.acceptance,
+        target,
     )
+
+
+def _asked(temperatures: Sequence[float] | Tensor, target: Target) -> Float[Tensor, "C R"]:
+    """The asked temperatures, one column a problem; refuses those that do not rise from above zero."""
+    asked = torch.as_tensor(temperatures, dtype=torch.float64, device=target.scale.device)
+    if asked.ndim == 1:
+        asked = asked[:, None].expand(-1, target.problems).contiguous()
+    rises = asked.diff(dim=0, prepend=torch.zeros_like(asked[:1])) > 0
+    if asked.shape[1] != target.problems or not bool(rises.all()):
+        raise ValueError(
+            "the temperatures must rise from above zero, with one column a problem: "
+            f"{tuple(asked.shape)} were given for {target.problems} problems."
+        )
+    return asked
 
 
 def _energy(target: Target, statistics: object, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,6 +246,8 @@ def _bar(progress: bool):
         done = 100.0 if end <= first[0] else 100 * (now - first[0]) / (end - first[0])
         bar.update(max(0.0, done - bar.n))
         bar.set_postfix_str(f"t = {math.exp(now):.3g}")
+        if now == end:
+            bar.close()
 
     return show
 

@@ -29,7 +29,7 @@ def closed_run(problem, steps, last=1.0):
     for t in ladder:
         at = torch.full((len(problem),), t, dtype=torch.float64)
         known = ridge.posterior(moments, at)
-        energy = ridge.energy(moments, at, known) - problem.truth
+        energy = ridge.energy(moments, known) - problem.truth
         log_z = -evidence.linear(problem, t=t)
         gain = log_z - before if before is not None else torch.zeros_like(log_z)
         stages.append(Stage(at, gain, gain, energy, ridge.energy_variance(moments, known)))

@@ -105,7 +105,7 @@ def test_energies_are_derivatives_in_temperature(case):
     (curvature,) = torch.autograd.grad(slope.sum(), t)
     t = t.detach()
     known = ridge.posterior(m, t)
-    torch.testing.assert_close(ridge.energy(m, t, known), -slope.detach(), rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(ridge.energy(m, known), -slope.detach(), rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(ridge.energy_variance(m, known), curvature, rtol=1e-6, atol=1e-9)
 
 
@@ -132,7 +132,7 @@ def test_mean_and_variance_of_the_energy_are_those_of_draws():
     v = known.mean.numpy() + np.einsum("ij,dio->djo", known.whitener.numpy(), noise)
     e = 0.5 * np.einsum("n,dno->d", q, (y - np.einsum("nk,dko->dno", phi, v)) ** 2)
     error = e.std() / len(e) ** 0.5
-    assert abs(ridge.energy(m, t, known).item() - e.mean()) < 4 * error
+    assert abs(ridge.energy(m, known).item() - e.mean()) < 4 * error
     assert ridge.energy_variance(m, known).item() == pytest.approx(e.var(), rel=0.02)
 
 
@@ -146,7 +146,7 @@ def test_one_temperature_a_problem_broadcasts_over_its_networks():
     known, one = ridge.posterior(m, t), ridge.posterior(each, full)
     assert torch.equal(ridge.log_evidence(m, t), ridge.log_evidence(each, full))
     assert torch.equal(ridge.value(m, t, known), ridge.value(each, full, one))
-    assert torch.equal(ridge.energy(m, t, known), ridge.energy(each, full, one))
+    assert torch.equal(ridge.energy(m, known), ridge.energy(each, one))
     for a, b in zip(ridge.slopes(m, t, known), ridge.slopes(each, full, one), strict=True):
         assert torch.equal(a, b)
 
@@ -158,7 +158,7 @@ def test_nothing_is_learned_at_temperature_zero():
     assert not known.mean.any()
     torch.testing.assert_close(known.covariance, torch.eye(4, dtype=torch.float64)[..., None].expand(4, 4, 3))
     prior_mean = 0.5 * (m.power + 2 * m.gram.diagonal().sum(-1))
-    torch.testing.assert_close(ridge.energy(m, t, known), prior_mean)
+    torch.testing.assert_close(ridge.energy(m, known), prior_mean)
 
 
 @pytest.mark.parametrize("exact_fit", [True, False])
@@ -184,7 +184,7 @@ def test_great_temperatures_keep_their_digits(exact_fit):
         energy = float((power + (mean.T * (gram * mean - 2 * cross))[0] + spread) / 2)
     assert ridge.log_evidence(m, t).item() == pytest.approx(value, abs=1e-6)
     assert ridge.value(m, t, known).item() == pytest.approx(value, abs=1e-6)
-    assert ridge.energy(m, t, known).item() == pytest.approx(energy, abs=1e-14)
+    assert ridge.energy(m, known).item() == pytest.approx(energy, abs=1e-14)
     if exact_fit:
         assert energy == pytest.approx(4 / 2e8, rel=1e-3)  # k / 2t: the coefficient of a regular model
         assert ridge.energy_variance(m, known).item() == pytest.approx(4 / 2e16, rel=1e-3)

@@ -223,6 +223,7 @@ def test_all_are_run_at_the_profiles_sizes(monkeypatch):
         known_sets=5, known_copies=2, known_particles=11, linear_particles=12, copies=3,
         ranks=(3, 4), rank_particles=13, gap_sets=6, gap_particles=14,
     )  # fmt: skip
+    monkeypatch.setattr(validation, "side_by_side", lambda pieces, device: [piece() for piece in pieces])
     cases, ranks, gap = validation.run_all(sizes, 7, CPU)
     assert [one.cell for one in cases] == ["linear", "one_unit", "one_unit whole"]
     assert [one.hidden for one in ranks] == [3, 4]

@@ -12,7 +12,8 @@ from lib.free_energy import evidence
 from lib.free_energy.features import Layers
 from lib.free_energy.regression import Regression
 from lib.free_energy.targets import target
-from lib.smc import Settings, bracket, sample
+from lib.smc import Settings, bracket, reverse, sample
+from lib.smc.moves import at
 from lib.smc.reverse import Bracket
 
 SETS, EXAMPLES = 20, 20
@@ -129,6 +130,33 @@ def test_members_and_seeds_make_the_numbers():
     assert first[0] != first[1]
     torch.testing.assert_close(high(1, 1, 0), first.flip(0))
     assert not torch.isclose(high(2, 0, 1), first).any()
+
+
+def test_the_descent_goes_down_the_runs_own_ladder(monkeypatch):
+    """Moves at every temperature but the prior's, ten times at the posterior's; states and step sizes fit them."""
+    (known, exact, _), settings = CASES["linear"]
+    run = sample(known, [0.1, 1.0], particles=50, seed=1, settings=settings)
+    seen = []
+
+    def shift(state, target, t, log_step, *of):
+        expected = target.log_likelihood(target.statistics(state.position), t)
+        torch.testing.assert_close(state.log_likelihood, expected, rtol=1e-9, atol=1e-9)
+        width = 0.5 * (1 + t * run.stages[0].mean[:, None]).log()
+        torch.testing.assert_close(log_step, math.log(settings.step) - width)
+        seen.append(t[:, 0])
+        return (
+            at(state.position + 0.1, target, t),
+            log_step,
+            {},
+        )  # the truth's energy is 0 at every temperature
+
+    monkeypatch.setattr(reverse, "move", shift)
+    found = bracket(run, exact, particles=4, seed=2, settings=settings)
+    ladder = [stage.t for stage in run.stages[:0:-1]]
+    expected = [ladder[0]] * reverse.FIRST + ladder[1:]
+    assert torch.equal(torch.stack(seen), torch.stack(expected))
+    assert reverse.FIRST == 10
+    assert torch.equal(found.low, run.log_evidence[1])
 
 
 def test_the_gap_is_a_difference():
