@@ -109,9 +109,10 @@ def free_energies(curves: Sequence[Curve], bounded: Curve, biggest: Curve) -> Sh
         line = start + slope * np.log(n / 100)
         axes.plot(n, line, color=INK, lw=1.2, ls=":")
         top = 1.25 * max(float(curve.free_energy[-1].mean()) for curve in curves)
-        at = len(n) - 1 if place == -1 else int(np.flatnonzero(line < top)[-1])
+        at = len(n) - 2 if place == -1 else int(np.flatnonzero(line < top)[-1])
+        shift, side = ((0, -42), "center") if place == -1 else ((-4, 4), "right")
         axes.annotate(
-            words, (n[at], line[at]), (-4, 4), textcoords="offset points", ha="right", color=INK, fontsize=9
+            words, (n[at], line[at]), shift, textcoords="offset points", ha=side, color=INK, fontsize=9
         )
     axes.set(xscale="log", xlabel="n", ylabel="F₀(n) (nats)", ylim=(0, top))
     axes.legend(loc="upper left")
@@ -145,7 +146,7 @@ def headroom(curves: Sequence[Curve], small: Mapping[str, Tensor]) -> Shown:
         )
     axes.axhline(0, color=INK, lw=0.8)
     axes.set(xscale="log", xlabel="n", ylabel="F₀ above that of 1-1-1 (nats)")
-    axes.legend(loc="center right")
+    axes.legend(loc="upper left", bbox_to_anchor=(0.02, 0.88))
     return show(
         fig,
         "Free energy of wider learners minus that of the truth-sized one against n, each below its own horizontal bound.",

@@ -21,8 +21,9 @@ from lib.growth.parallel import side_by_side
 from lib.smc import Run, Settings, bracket, islands, sample
 
 PLAIN = Settings(redraws=0, rescales=0, ess=0.8, stretch=1.6)  # for models without ReLU units
-# One round piece. Near a half turn a trajectory returns to the energy that it came from, hence two short ones.
-LINEAR = replace(PLAIN, ess=0.7, whiten=True, hmc=2, leapfrog=3, jitter=0.2, acceptance=0.95)
+LINEAR = replace(
+    PLAIN, ess=0.7, hmc=2, jitter=0.5, acceptance=0.8
+)  # two transitions: one keeps too much of the energy
 WHOLE = Settings(dead=True, hmc=2, ess=0.8, stretch=1.6)  # for all parameters of a network
 EXAMPLES = 100  # of every data set here
 

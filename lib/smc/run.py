@@ -20,7 +20,8 @@ class Settings:
         stretch: largest ratio of neighbouring temperatures, both counted from minus the prior's scale 1 / E_0; for
             thermodynamic integration, which needs a smooth ladder and not only enough weight.
         hmc, leapfrog: transitions of Hamiltonian Monte Carlo a stage, and their length.
-        whiten: whether transitions know the particles' covariance: for posteriors of one piece, such as regular models'.
+        whiten: whether transitions know the particles' covariance: for posteriors of one piece, and far more particles than
+            the dimension's square, since a shape that is learned from the particles themselves biases the evidence.
         redraws, rescales: of the network moves, each with one random unit a particle; 0 for models without units.
         dead: whether dead units' outgoing weights are refreshed and units exchanged (whole networks).
         acceptance: what the step size of a problem is steered to, between stages.

@@ -201,7 +201,9 @@ class TestMass:
         extra = 1e-3 * np.trace(covariance, axis1=1, axis2=2)[:, None, None] / 3 * np.eye(3)
         np.testing.assert_allclose(found @ found.mT, covariance + extra, rtol=1e-6)
         assert (found.triu(1) == 0).all()
-        assert torch.isfinite(moves.spread(position[:, :1].expand(-1, 5, -1), scale)).all()  # copies of one draw
+        assert torch.isfinite(
+            moves.spread(position[:, :1].expand(-1, 5, -1), scale)
+        ).all()  # copies of one draw
 
 
 class TestPlantedFaults:
