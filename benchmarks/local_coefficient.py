@@ -39,7 +39,8 @@ def examples(widths: tuple[int, int, int]) -> tuple[torch.Tensor, ...]:
 def ours(widths: tuple[int, int, int], method: str) -> None:
     from lib.free_energy.regression import Regression
     from lib.free_energy.targets import target
-    from lib.local_coefficient import Options, estimate
+    from lib.local_chains import Options
+    from lib.local_coefficient import estimate
 
     inputs, targets, *parameters = examples(widths)
     ones = torch.ones(1, SIZE, dtype=torch.float64)

@@ -12,7 +12,8 @@ from lib import local_coefficient, randomness
 from lib.free_energy.regression import Regression
 from lib.free_energy.targets import WholeHinges, target
 from lib.free_energy.truths import T1, T2, T3, data
-from lib.local_coefficient import HMC, MALA, SGLD, Options, descend, drift_of, estimate, planted
+from lib.local_chains import HMC, MALA, SGLD, Options
+from lib.local_coefficient import descend, drift_of, estimate, planted
 
 SETS, SIZE, INPUTS = 50, 200, 3
 
@@ -331,4 +332,4 @@ def test_what_cannot_be_run_is_refused_in_words(kink):
     ):
         with pytest.raises(ValueError, match=reason):
             Options(**wrong)
-    assert set(local_coefficient.ACCEPTANCE) == set(local_coefficient.METHODS)
+    assert set(local_coefficient.ACCEPTANCE) == set(local_chains.METHODS)

@@ -1,4 +1,4 @@
-"""Free energies of regression networks: known coefficients, exact evidences, tempered targets, and what is read off a run."""
+"""Free energies of regression networks: known coefficients, exact evidences, and tempered targets."""
 
 from lib.free_energy.coefficients import (
     Rlct,
@@ -10,12 +10,6 @@ from lib.free_energy.coefficients import (
     rlct_deep_linear,
     rlct_reduced_rank,
     sharp_bound,
-)
-from lib.free_energy.estimates import (
-    stepping_stone,
-    thermodynamic_integration,
-    two_temperature,
-    wbic_temperature,
 )
 from lib.free_energy.regression import Regression
 from lib.free_energy.targets import Target, target
@@ -32,9 +26,5 @@ __all__ = [
     "rlct_deep_linear",
     "rlct_reduced_rank",
     "sharp_bound",
-    "stepping_stone",
     "target",
-    "thermodynamic_integration",
-    "two_temperature",
-    "wbic_temperature",
 ]

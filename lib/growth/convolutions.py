@@ -10,10 +10,9 @@ from jaxtyping import Float
 
 from lib import intervals, randomness
 from lib.claims import Measurement
-from lib.free_energy import estimates
 from lib.free_energy.convolution import CollapsedConvolutions, Convolutions
 from lib.free_energy.regression import Regression
-from lib.smc import Settings, sample
+from lib.smc import Settings, estimates, sample
 
 SIGNALS, LENGTH = 64, 8
 TRUTH = (1.0, -0.5, 0.3, 0.1)  # one channel: kernel and bias; then output weight and bias

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from lib import intervals, randomness
 from lib.claims import Measurement
-from lib.free_energy import coefficients, estimates, evidence, truths
+from lib.free_energy import coefficients, evidence, truths
 from lib.free_energy.regression import Regression
 from lib.free_energy.targets import target
 from lib.free_energy.truths import T1, Truth
 from lib.growth.parallel import side_by_side
-from lib.smc import Run, Settings, bracket, islands, sample
+from lib.smc import Run, Settings, bracket, estimates, islands, sample
 
 PLAIN = Settings(redraws=0, rescales=0, ess=0.8, stretch=1.6)  # for models without ReLU units
 LINEAR = replace(

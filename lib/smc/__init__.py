@@ -1,5 +1,6 @@
 """Tempered sequential Monte Carlo on populations of networks: R problems, P particles each, all at once."""
 
+from lib.smc.estimates import stepping_stone, thermodynamic_integration, two_temperature, wbic_temperature
 from lib.smc.moves import State
 from lib.smc.reverse import Bracket, bracket
 from lib.smc.run import Run, Settings, Stage
@@ -17,5 +18,9 @@ __all__ = [
     "bracket",
     "islands",
     "sample",
+    "stepping_stone",
+    "thermodynamic_integration",
+    "two_temperature",
     "units_of",
+    "wbic_temperature",
 ]

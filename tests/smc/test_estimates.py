@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lib.free_energy import estimates, evidence, ridge, truths
+from lib.free_energy import evidence, ridge, truths
 from lib.free_energy.regression import Regression
 from lib.free_energy.targets import target
+from lib.smc import estimates
 from lib.smc.run import Run, Settings, Stage
 from lib.smc.sampler import sample
 
