@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib import local_coefficient, randomness
+from lib import local_chains, local_coefficient, randomness
 from lib.free_energy.regression import Regression
 from lib.free_energy.targets import WholeHinges, target
 from lib.free_energy.truths import T1, T2, T3, data

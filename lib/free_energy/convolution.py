@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +12,7 @@ from torch.nn.functional import pad
 from lib.free_energy import ridge
 from lib.free_energy.features import moments_on_points, through
 from lib.free_energy.regression import Regression
+from lib.free_energy.targets import OutputIntegrated
 
 KERNEL = 3
 
@@ -56,17 +56,20 @@ class Convolutions:
 
 
 @dataclass(frozen=True)
-class CollapsedConvolutions:
+class CollapsedConvolutions(OutputIntegrated):
     """The verbs of `lib.free_energy.targets.Target`; gradients by automatic differentiation."""
 
     problem: Regression
     layers: Convolutions
     scale: Float[Tensor, " D"]
-    collapsed: ClassVar[bool] = True
 
     @property
     def problems(self) -> int:
         return len(self.problem)
+
+    @property
+    def truth(self) -> Float[Tensor, "R 1"]:
+        return self.problem.truth[:, None]
 
     @property
     def footprint(self) -> int:
@@ -85,15 +88,6 @@ class CollapsedConvolutions:
     def statistics(self, position: Float[Tensor, "R P D"]) -> ridge.Moments:
         return self._moments(self._features(position))
 
-    def log_likelihood(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
-        return ridge.log_evidence(statistics, t) + t * self.problem.truth[:, None]
-
-    def energy(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
-        return ridge.energy(statistics, ridge.posterior(statistics, t)) - self.problem.truth[:, None]
-
-    def spread(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
-        return ridge.energy_variance(statistics, ridge.posterior(statistics, t))
-
     def gradient(self, position: Float[Tensor, "R P D"], t: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             leaf = position.detach().requires_grad_()
@@ -104,7 +98,7 @@ class CollapsedConvolutions:
         slope = 2 * by_gram.permute(2, 3, 0, 1) @ features.detach()
         slope += by_cross.permute(2, 3, 0, 1) @ self.problem.targets.mT[:, None]
         (found,) = torch.autograd.grad(features, leaf, slope * self.problem.weights[:, None, None])
-        return ridge.value(moments, t, known) + t * self.problem.truth[:, None], found
+        return ridge.value(moments, t, known) + t * self.truth, found
 
     def dead(self, position: Float[Tensor, "R P D"]) -> Bool[Tensor, "R P C"]:
         return (self._features(position)[:, :, :-1] <= 0).all(-1)

@@ -181,8 +181,23 @@ class WholeHinges:
         return _dead_hinges(self, position)
 
 
+class OutputIntegrated:
+    """What targets share whose statistics are the moments of their features; they hold ``truth`` (R, 1)."""
+
+    collapsed: ClassVar[bool] = True
+
+    def log_likelihood(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
+        return ridge.log_evidence(statistics, t) + t * self.truth
+
+    def energy(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
+        return ridge.energy(statistics, ridge.posterior(statistics, t)) - self.truth
+
+    def spread(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
+        return ridge.energy_variance(statistics, ridge.posterior(statistics, t))
+
+
 @dataclass(frozen=True)
-class Collapsed:
+class Collapsed(OutputIntegrated):
     """Hidden layers of any depth; the output layer (with a bias where the layers have one) is integrated out.
 
     ``layers`` end at the last hidden layer; ``output_scale`` (k, 1) is the prior's standard deviation of the output weights
@@ -193,7 +208,10 @@ class Collapsed:
     layers: Layers
     scale: Float[Tensor, " D"]
     output_scale: Float[Tensor, "k 1"]
-    collapsed: ClassVar[bool] = True
+
+    @property
+    def truth(self) -> Float[Tensor, "R 1"]:
+        return self.problem.truth[:, None]
 
     @property
     def footprint(self) -> int:
@@ -218,15 +236,6 @@ class Collapsed:
         gram, cross = moments_on_points(self.features(position), self.problem)
         return ridge.Moments(gram, cross, self.problem.power[:, None])
 
-    def log_likelihood(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
-        return ridge.log_evidence(statistics, t) + t * self.problem.truth[:, None]
-
-    def energy(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
-        return ridge.energy(statistics, ridge.posterior(statistics, t)) - self.problem.truth[:, None]
-
-    def spread(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
-        return ridge.energy_variance(statistics, ridge.posterior(statistics, t))
-
     def gradient(self, position: Float[Tensor, "R P D"], t: Tensor) -> tuple[Tensor, Tensor]:
         values, features = self._values(position)
         gram, cross = moments_on_points(features, self.problem)
@@ -237,7 +246,7 @@ class Collapsed:
         slope = through(2 * by_gram[:hidden].permute(2, 3, 0, 1), features)
         slope += through(by_cross[:hidden].permute(2, 3, 0, 1), self.problem.targets.mT[:, None])
         slope *= self.output_scale[:hidden] * self.problem.weights[:, None, None]
-        value = ridge.value(moments, t, known) + t * self.problem.truth[:, None]
+        value = ridge.value(moments, t, known) + t * self.truth
         return value, self.layers.backward(position, values, slope, last=True)
 
     def dead(self, position: Float[Tensor, "R P D"]) -> Bool[Tensor, "R P U"]:
@@ -245,14 +254,13 @@ class Collapsed:
 
 
 @dataclass(frozen=True)
-class CollapsedHinges:
+class CollapsedHinges(OutputIntegrated):
     """`Collapsed` for one input, one hidden ReLU layer, one output, in a time that does not depend on the number of points."""
 
     tables: Tables
     truth: Float[Tensor, "R 1"]
     layers: Layers
     scale: Float[Tensor, " D"]
-    collapsed: ClassVar[bool] = True
 
     @property
     def footprint(self) -> int:
@@ -269,15 +277,6 @@ class CollapsedHinges:
 
     def statistics(self, position: Float[Tensor, "R P D"]) -> ridge.Moments:
         return self._hinges(position).moments
-
-    def log_likelihood(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
-        return ridge.log_evidence(statistics, t) + t * self.truth
-
-    def energy(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
-        return ridge.energy(statistics, ridge.posterior(statistics, t)) - self.truth
-
-    def spread(self, statistics: ridge.Moments, t: Tensor) -> Float[Tensor, "R P"]:
-        return ridge.energy_variance(statistics, ridge.posterior(statistics, t))
 
     def gradient(self, position: Float[Tensor, "R P D"], t: Tensor) -> tuple[Tensor, Tensor]:
         found = self._hinges(position)
