@@ -45,9 +45,9 @@ def volumes() -> Shown:
         fig,
         "Left: for a model of two parameters that can be told apart, the sets where K is below 0.1, 0.01 and 0.001 are shrinking "
         "discs. Middle: for the product of two parameters they are crosses along both axes. Right: prior mass against the level "
-        "on logarithmic axes; the discs' mass falls with slope one, the crosses' with slope one half.",
-        "Parameters that say almost the same as the truth (zero): K below 0.1, 0.01 and 0.001, from pale to full. The exponent "
-        "with which their prior mass vanishes is λ.",
+        "on logarithmic axes; the discs' mass falls with slope one, that of the crosses ever nearer to one half.",
+        "Parameters that say almost the same as the truth (zero): K below 0.1 (pale blue), 0.01 (orange) and 0.001 (purple). The "
+        "exponent with which their prior mass vanishes is λ.",
     )
 
 
@@ -61,33 +61,36 @@ def _mass_of_product(width: np.ndarray) -> np.ndarray:
 
 
 def proof() -> Shown:
-    """Why redundant units and layers cost nothing: three functions."""
-    fig, (left, middle, right) = figure(8.4, 2.7, columns=3)
-    x = np.linspace(-1, 1, 201)
-    left.plot(x, 1.5 * np.maximum(x - 0.1, 0) - 0.3, color=COLOURS[0])
-    left.set(title="the truth", xlabel="input x", ylabel="output")
-    for slope, bias, colour, dash in (
-        (0.5, -0.9, COLOURS[1], DASHES[1]),
-        (-0.3, -0.6, COLOURS[2], DASHES[2]),
-    ):
-        middle.plot(x, slope * x + bias, color=colour, ls=dash)
-    middle.axhline(0, color=INK, lw=2)
-    middle.set(title="two dead units", xlabel="input x", ylabel="before the ReLU", ylim=(-1.6, 0.4))
-    h = np.linspace(0, 1.4, 100)
-    for slope, bias, colour, dash in ((0.8, 0.2, COLOURS[1], DASHES[1]), (1.2, 0.05, COLOURS[2], DASHES[2])):
-        right.plot(h, slope * h + bias, color=colour, ls=dash)
-    right.axhline(0, color=INK, lw=0.8)
-    right.set(
-        title="two added layers",
-        xlabel="what the layer reads",
+    """Why redundant units and layers cost nothing: what may move freely, and the function that stays."""
+    fig, (left, middle, right) = figure(8.4, 2.8, columns=3)
+    x, h = np.linspace(-1, 1, 201), np.linspace(0, 1.4, 100)
+    lines = ((COLOURS[1], DASHES[1]), (COLOURS[2], DASHES[2]))
+    left.axhspan(-1.6, 0, color=PALETTE["green"], alpha=0.15, lw=0)
+    for (slope, bias), (colour, dash) in zip(((0.5, -0.9), (-0.3, -0.6)), lines, strict=True):
+        left.plot(x, slope * x + bias, color=colour, ls=dash)
+    left.axhline(0, color=INK, lw=1.5)
+    left.set(title="a dead unit", xlabel="input x", ylabel="before the ReLU", ylim=(-1.6, 0.5))
+    middle.axhspan(0, 2.0, color=PALETTE["green"], alpha=0.15, lw=0)
+    for (slope, bias), (colour, dash) in zip(((0.8, 0.2), (1.2, 0.05)), lines, strict=True):
+        middle.plot(h, slope * h + bias, color=colour, ls=dash)
+    middle.axhline(0, color=INK, lw=1.5)
+    middle.set(
+        title="an added layer",
+        xlabel="what it reads, never negative",
         ylabel="before the ReLU",
+        ylim=(-0.4, 2.0),
     )
+    hidden = np.maximum(x - 0.1, 0)
+    for (slope, bias), (colour, dash) in zip(((0.8, 0.2), (1.2, 0.05)), lines, strict=True):
+        right.plot(x, 1.5 / slope * ((slope * hidden + bias) - bias) - 0.3, color=colour, ls=dash, lw=2.4)
+    right.set(title="the network, both times", xlabel="input x", ylabel="output")
     return show(
         fig,
-        "Three panels: the truth, flat and then rising from 0.1 on; two dead units, whose values before the ReLU lie below zero on "
-        "the whole support; two settings of an added layer, whose values lie above zero for everything that it can read.",
-        "Weights in the middle and right panels may move freely in an open set without changing the network's function: they "
-        "take no part in the coefficient of log n.",
+        "Left: two settings of a dead unit, straight lines below zero on the whole support. Middle: two settings of an added "
+        "layer, lines above zero for all that it can read. Right: the outputs of the networks with either setting, one on top "
+        "of the other, flat and then rising from 0.1 on.",
+        "Shaded: where the lines may lie. Dashed and dash-dotted are two choices among an open set of them; after the output layer has been "
+        "matched, both give the network on the right. Such freedom takes no part in the coefficient of log n.",
     )
 
 
@@ -107,10 +110,10 @@ def free_energies(curves: Sequence[Curve], bounded: Curve, biggest: Curve) -> Sh
         (biggest.learner.parameters / 2, f"slope d/2 of {shape(biggest.learner.widths)}", None),
     ):
         line = start + slope * np.log(n / 100)
-        axes.plot(n, line, color=INK, lw=1.2, ls=":")
+        axes.plot(n, line, color=INK, lw=1.0, ls=(0, (6, 3)))
         top = 1.25 * max(float(curve.free_energy[-1].mean()) for curve in curves)
-        at = len(n) - 2 if place == -1 else int(np.flatnonzero(line < top)[-1])
-        shift, side = ((0, -42), "center") if place == -1 else ((-4, 4), "right")
+        at = len(n) - 3 if place == -1 else int(np.flatnonzero(line < top)[-1])
+        shift, side = ((6, -14), "left") if place == -1 else ((-4, 4), "right")
         axes.annotate(
             words, (n[at], line[at]), shift, textcoords="offset points", ha=side, color=INK, fontsize=9
         )
@@ -119,16 +122,16 @@ def free_energies(curves: Sequence[Curve], bounded: Curve, biggest: Curve) -> Sh
     names = ", ".join(shape(curve.learner.widths) for curve in curves)
     return show(
         fig,
-        f"Population free energy against n on a logarithmic axis for learners {names}: nearly straight lines of nearly one slope, "
-        "beside a dotted line with the theorem's slope and a far steeper one with half the number of parameters.",
-        "Bands (often thinner than the line): 95 % intervals over independent runs. Dotted: slopes from n = 100 on.",
+        f"Population free energy against n on a logarithmic axis for learners {names}: curves that soon become nearly "
+        "straight, beside a thin line with the theorem's slope and a far steeper one with half a learner's number of parameters.",
+        "Bands (often thinner than the line): 95 % intervals over independent runs. Thin dashes: slopes from n = 100 on.",
     )
 
 
 def headroom(curves: Sequence[Curve], small: Mapping[str, Tensor]) -> Shown:
     """F_H - F_1 of the truth's depth against n, with the height that no n can lift it above."""
     fig, axes = figure(6.4, 3.6)
-    for curve, colour, dash in zip(curves, COLOURS, DASHES, strict=False):
+    for curve, colour, dash in zip(curves, COLOURS[1:], DASHES[1:], strict=False):
         learner = curve.learner
         over = (curve.free_energy - small[learner.name][:, None]).numpy()
         mean, low, high = map(np.array, zip(*map(intervals.student, over), strict=True))

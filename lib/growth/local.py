@@ -90,19 +90,21 @@ def measure(found: Sequence[Local]) -> list[Measurement]:
     return measured
 
 
+FEWEST = 5  # data sets left, below which the mean of all is shown, and said to be: who is refused depends on the estimate
+
+
 def table(found: Sequence[Local]) -> list[tuple]:
-    """For a table: learner, method, mean with interval, refused, acceptance, R-hat, what minibatch noise adds."""
+    """For a table: learner, sampler, mean with interval, refused, acceptance, R-hat, what minibatch noise adds."""
     rows = []
     for one in found:
         for name, e in one.estimates.items():
             sound = e.value[e.value.isfinite()].cpu().numpy()
-            text = (
-                "{:.2f} ({:.2f} to {:.2f})".format(*intervals.student(sound))
-                if len(sound) > 1
-                else "none left"
+            few = len(sound) < FEWEST
+            text = "{:.2f} ({:.2f} to {:.2f})".format(
+                *intervals.student(e.unchecked.cpu().numpy() if few else sound)
             )
             rows.append(
-                (shape(one.widths), name, text, len(e.reasons), f"{float(e.acceptance.mean()):.2f}",
-                 f"{float(e.rhat.max()):.2f}", f"{float(e.heat.mean()):.2f}")
+                (shape(one.widths), name, f"refused: {text}" if few else text, f"{len(e.reasons)} of {len(e.value)}",
+                 f"{float(e.acceptance.mean()):.2f}", f"{float(e.rhat.max()):.2f}", f"{float(e.heat.mean()):.2f}")
             )  # fmt: skip
     return rows

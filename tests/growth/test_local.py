@@ -64,7 +64,9 @@ def test_learners_have_three_redundant_units():
     assert local.learner_of(T2) == (2, 5, 1)
 
 
-def test_the_table_says_none_left_where_all_are_refused():
+def test_where_few_are_left_the_table_shows_all_and_says_so():
     nothing = made([math.nan] * 5, {r: "refused" for r in range(5)})
-    rows = local.table([local.Local(T1, {"HMC": nothing})])
-    assert rows[0][2:4] == ("none left", 5)
+    rows = local.table([local.Local(T1, {"HMC": nothing, "SGLD": made(spread(1.5))})])
+    assert rows[0][2:4] == ("refused: 0.00 (0.00 to 0.00)", "5 of 5")
+    assert rows[1][3] == "0 of 50"
+    assert not rows[1][2].startswith("refused")
