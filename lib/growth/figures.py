@@ -105,26 +105,20 @@ def free_energies(curves: Sequence[Curve], bounded: Curve, biggest: Curve) -> Sh
     n = bounded.n.numpy()
     start = bounded.free_energy[bounded.at(100.0)].mean().item()
     bound = coefficients.relu_bound(bounded.learner.truth.widths)
-    for slope, words, place in (
-        (bound, f"slope λ_ReLU = {bound:g}", -1),
-        (biggest.learner.parameters / 2, f"slope d/2 of {shape(biggest.learner.widths)}", None),
+    top = 1.25 * max(float(curve.free_energy[-1].mean()) for curve in curves)
+    for slope, words, dash in (
+        (bound, f"slope λ_ReLU = {bound:g}", (0, (6, 3))),
+        (biggest.learner.parameters / 2, f"slope d/2 of {shape(biggest.learner.widths)}", (0, (1, 1))),
     ):
-        line = start + slope * np.log(n / 100)
-        axes.plot(n, line, color=INK, lw=1.0, ls=(0, (6, 3)))
-        top = 1.25 * max(float(curve.free_energy[-1].mean()) for curve in curves)
-        at = len(n) - 3 if place == -1 else int(np.flatnonzero(line < top)[-1])
-        shift, side = ((6, -14), "left") if place == -1 else ((-4, 4), "right")
-        axes.annotate(
-            words, (n[at], line[at]), shift, textcoords="offset points", ha=side, color=INK, fontsize=9
-        )
+        axes.plot(n, start + slope * np.log(n / 100), color=INK, lw=1.2, ls=dash, label=words)
     axes.set(xscale="log", xlabel="n", ylabel="F₀(n) (nats)", ylim=(0, top))
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right")
     names = ", ".join(shape(curve.learner.widths) for curve in curves)
     return show(
         fig,
         f"Population free energy against n on a logarithmic axis for learners {names}: curves that soon become nearly "
         "straight, beside a thin line with the theorem's slope and a far steeper one with half a learner's number of parameters.",
-        "Bands (often thinner than the line): 95 % intervals over independent runs. Thin dashes: slopes from n = 100 on.",
+        "Bands (often thinner than the line): 95 % intervals over independent runs. Grey: slopes to compare with, drawn from n = 100 on.",
     )
 
 
