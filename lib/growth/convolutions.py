@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from lib import intervals, randomness
+from lib import randomness
 from lib.claims import Measurement
 from lib.free_energy.convolution import CollapsedConvolutions, Convolutions
 from lib.free_energy.regression import Regression
+from lib.growth.sound import interval, sounded
 from lib.smc import Settings, estimates, sample
 
 SIGNALS, LENGTH = 64, 8
@@ -49,7 +50,7 @@ def slopes(
         settings=MOVES,
         members=stream + torch.arange(copies),
     )
-    return estimates.slope(run.free_energy, run.t)[0].cpu().numpy()
+    return estimates.slope(sounded(run), run.t)[0].cpu().numpy()
 
 
 def measure(
@@ -67,7 +68,7 @@ def measure(
     with_skip = found["with skip connections"]
     measured = [
         Measurement(
-            "slope_difference", f"{depth} redundant", *intervals.student(with_skip[depth] - with_skip[0]),
+            "slope_difference", f"{depth} redundant", *interval(with_skip[depth] - with_skip[0]),
             n=particles, seeds=copies,
         )
         for depth in depths

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib import intervals
 from lib.claims import Measurement
 from lib.device import one_thread
 from lib.free_energy import coefficients, truths
@@ -24,6 +23,7 @@ from lib.free_energy.evidence import one_unit_free_energy
 from lib.free_energy.targets import target
 from lib.free_energy.truths import Truth
 from lib.growth.parallel import side_by_side
+from lib.growth.sound import interval, sounded
 from lib.smc import Settings, sample
 
 GAUSSIAN_POINTS = (
@@ -134,7 +134,7 @@ def climb(
         learner,
         particles,
         run.t[:, 0].cpu(),
-        run.free_energy.cpu(),
+        sounded(run).cpu(),
         run.slope.cpu(),
         kept,
         len(run.stages),
@@ -202,7 +202,7 @@ def exact(
 
 def measured(name: str, cell: str, values: np.ndarray, particles: int) -> Measurement:
     """A measurement from independent runs: mean and Student's 95 % interval."""
-    return Measurement(name, cell, *intervals.student(values), n=particles, seeds=len(values))
+    return Measurement(name, cell, *interval(values), n=particles, seeds=len(values))
 
 
 def redundant(learner: Learner) -> int:
@@ -314,8 +314,8 @@ def slope_table(curves: Sequence[Curve]) -> list[tuple]:
     """For a table: learner, d, F0 at the largest n, slope of each of the last three decades with its interval, d/2."""
     rows = []
     for curve in curves:
-        cells = ["{:.2f} ({:.2f} to {:.2f})".format(*intervals.student(values)) for values in curve.slopes(3)]
-        last = "{:.2f} ({:.2f} to {:.2f})".format(*intervals.student(curve.free_energy[-1].numpy()))
+        cells = ["{:.2f} ({:.2f} to {:.2f})".format(*interval(values)) for values in curve.slopes(3)]
+        last = "{:.2f} ({:.2f} to {:.2f})".format(*interval(curve.free_energy[-1].numpy()))
         rows.append(
             (curve.learner.name, curve.learner.parameters, last, *cells, curve.learner.parameters / 2)
         )

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib import intervals, randomness
+from lib import randomness
 from lib.claims import Measurement
 from lib.device import one_thread
 from lib.free_energy import coefficients, ridge, truths
@@ -20,6 +20,7 @@ from lib.free_energy.regression import Regression, join
 from lib.free_energy.targets import Collapsed, target
 from lib.free_energy.truths import Truth
 from lib.growth.curves import shape
+from lib.growth.sound import interval, sounded
 from lib.smc import islands, sample
 from lib.smc.moves import systematic
 
@@ -80,13 +81,14 @@ def learn(
     together = run.particles[1].unflatten(0, (copies, count)).transpose(0, 1).flatten(1, 2)
     error = generalisation(truth, widths, all_problems, together)
     n = torch.tensor(sizes, dtype=torch.float64)[:, None]
+    free_energy = sounded(run)[1].view(copies, len(sizes), sets).cpu()
     return Evidence(
         truth,
         widths,
         tuple(sizes),
         particles,
-        run.free_energy[1].view(copies, len(sizes), sets).cpu(),
-        n * error.view(len(sizes), sets).cpu(),
+        free_energy,
+        (n * error.view(len(sizes), sets).cpu()).where(free_energy.isfinite().all(0), torch.nan),
         run.energy[0].view(copies, len(sizes), sets).cpu(),
         whole_draws(all_problems, widths, together, draws, seed),
     )
@@ -198,10 +200,10 @@ def generalisation_errors(found: Sequence[Evidence]) -> list[Measurement]:
             cell = f"{one.truth.name}: {shape(one.widths)}, n = {n}"
             size = {"n": len(errors), "seeds": 1}
             if few:
-                measured.append(Measurement("error_ratio", cell, *intervals.student(errors / bound), **size))
+                measured.append(Measurement("error_ratio", cell, *interval(errors / bound), **size))
             if extra:
                 growth = (errors - base) / (extra / 2)
-                measured.append(Measurement("size_growth", cell, *intervals.student(growth), **size))
+                measured.append(Measurement("size_growth", cell, *interval(growth), **size))
     return measured
 
 
@@ -219,7 +221,7 @@ def identity(truth: Truth, n: int, sets: int, seed: int, device: torch.device) -
     members = torch.arange(sets, device=device)
     gaps = [_gap(truth, data[rows], members[rows], seed) for rows in _blocks(sets)]
     gap = n * torch.cat(gaps).cpu().numpy()
-    return Measurement("identity_gap", f"n = {n}", *intervals.student(gap), n=sets, seeds=1)
+    return Measurement("identity_gap", f"n = {n}", *interval(gap), n=sets, seeds=1)
 
 
 def _gap(truth: Truth, data: Regression, members: Tensor, seed: int) -> Float[Tensor, " B"]:
@@ -271,7 +273,7 @@ def table(found: Sequence[Evidence], small: Float[Tensor, "sizes B"]) -> list[tu
                 (
                     shape(one.widths),
                     n,
-                    *("{:.2f} ({:.2f} to {:.2f})".format(*intervals.student(c)) for c in columns),
+                    *("{:.2f} ({:.2f} to {:.2f})".format(*interval(c)) for c in columns),
                 )
             )
     return rows

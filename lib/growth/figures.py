@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from lib import intervals
 from lib.free_energy import coefficients
 from lib.growth.curves import Curve, shape
+from lib.growth.sound import interval
 from lib.plots import COLOURS, DASHES, INK, PALETTE, Shown, figure, show
 
 LEVELS = (0.1, 0.01, 0.001)  # of K, in the picture of volumes
@@ -98,7 +98,7 @@ def free_energies(curves: Sequence[Curve], bounded: Curve, biggest: Curve) -> Sh
     """F0 of several learners with two slopes to compare: lambda_ReLU from ``bounded``'s truth, d/2 of ``biggest``."""
     fig, axes = figure(6.4, 4.0)
     for curve, colour, dash in zip(curves, COLOURS, DASHES, strict=False):
-        n, rows = curve.n.numpy(), [intervals.student(row) for row in curve.free_energy.numpy()]
+        n, rows = curve.n.numpy(), [interval(row) for row in curve.free_energy.numpy()]
         mean, low, high = map(np.array, zip(*rows, strict=True))
         axes.fill_between(n, low, high, color=colour, alpha=0.2, lw=0)
         axes.plot(n, mean, color=colour, ls=dash, label=shape(curve.learner.widths))
@@ -118,7 +118,7 @@ def free_energies(curves: Sequence[Curve], bounded: Curve, biggest: Curve) -> Sh
         fig,
         f"Population free energy against n on a logarithmic axis for learners {names}: curves that soon become nearly "
         "straight, beside a thin line with the theorem's slope and a far steeper one with half a learner's number of parameters.",
-        "Bands (often thinner than the line): 95 % intervals over independent runs. Grey: slopes to compare with, drawn from n = 100 on.",
+        "Bands (often thinner than the line): 95 % intervals over independent runs. The last two lines are slopes to compare with, drawn from n = 100 on.",
     )
 
 
@@ -128,7 +128,7 @@ def headroom(curves: Sequence[Curve], small: Mapping[str, Tensor]) -> Shown:
     for curve, colour, dash in zip(curves, COLOURS[1:], DASHES[1:], strict=False):
         learner = curve.learner
         over = (curve.free_energy - small[learner.name][:, None]).numpy()
-        mean, low, high = map(np.array, zip(*map(intervals.student, over), strict=True))
+        mean, low, high = map(np.array, zip(*map(interval, over), strict=True))
         cost = coefficients.embedding_cost(learner.widths, learner.truth.widths)
         axes.fill_between(curve.n, low, high, color=colour, alpha=0.2, lw=0)
         axes.plot(curve.n, mean, color=colour, ls=dash, label=shape(learner.widths))
@@ -157,7 +157,7 @@ def slope_series(curves: Sequence[Curve], decades: int) -> dict[str, tuple[np.nd
     series = {}
     for curve in curves:
         ends = [float(curve.n[-1]) / 10**d for d in range(decades, 0, -1)]
-        rows = [intervals.student(values) for values in curve.slopes(decades)]
+        rows = [interval(values) for values in curve.slopes(decades)]
         mean, low, high = map(np.array, zip(*rows, strict=True))
         series[shape(curve.learner.widths)] = (np.array(ends) * math.sqrt(10), mean, low, high)
     return series

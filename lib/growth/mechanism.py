@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib import intervals, randomness
+from lib import randomness
 from lib.claims import Measurement
 from lib.device import one_thread
 from lib.free_energy import ridge
@@ -19,6 +19,7 @@ from lib.free_energy.generalisation import collapsed_predictive
 from lib.free_energy.regression import Regression
 from lib.free_energy.targets import Collapsed, target
 from lib.growth.curves import Curve, problem_of, redundant, shape
+from lib.growth.sound import interval
 
 PROBES = (
     -1.0,
@@ -137,7 +138,7 @@ def measure(found: Sequence[Units], least: float) -> list[Measurement]:
             ("outgoing_distance", one.outgoing, one.draws),
             ("live_exponent", exponent, particles),
         ):
-            measured.append(Measurement(name, cell, *intervals.student(values), n=n, seeds=share.shape[1]))
+            measured.append(Measurement(name, cell, *interval(values), n=n, seeds=share.shape[1]))
     return measured
 
 

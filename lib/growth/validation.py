@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib import intervals, randomness
+from lib import randomness
 from lib.claims import Measurement
 from lib.free_energy import coefficients, evidence, truths
 from lib.free_energy.regression import Regression
 from lib.free_energy.targets import target
 from lib.free_energy.truths import T1, Truth
 from lib.growth.parallel import side_by_side
+from lib.growth.sound import interval, sounded
 from lib.smc import Run, Settings, bracket, estimates, islands, sample
 
 PLAIN = Settings(redraws=0, rescales=0, ess=0.8, stretch=1.6)  # for models without ReLU units
@@ -78,17 +79,14 @@ def _tested(cell: str, run: Run, answer: Tensor, copies: int, exact_wbic: Tensor
 
     answer = answer.cpu()
     estimators = {
-        "SMC": run.free_energy[-1],
+        "SMC": sounded(run)[-1],
         "thermodynamic integration": estimates.thermodynamic_integration(run),
         "stepping stone": estimates.stepping_stone(run),
     }
     errors = {name: (per_copy(values).mean(0) - answer).numpy() for name, values in estimators.items()}
-    smc = per_copy(run.free_energy[-1])
+    smc = per_copy(sounded(run)[-1])
     covered = np.array(
-        [
-            low <= a <= high
-            for (_, low, high), a in zip(map(intervals.student, smc.T.numpy()), answer, strict=True)
-        ]
+        [low <= a <= high for (_, low, high), a in zip(map(interval, smc.T.numpy()), answer, strict=True)]
     )
     wbic = (per_copy(run.energy[0]).mean(0) - answer).numpy()
     known = None if exact_wbic is None else (exact_wbic.cpu() - answer).numpy()
@@ -182,7 +180,7 @@ def reduced_rank(hidden: int, *, copies: int, particles: int, seed: int, device:
         settings=replace(PLAIN, ess=0.6, stretch=math.inf, hmc=2, leapfrog=6),
         members=1_000_000 * (60 + hidden) + torch.arange(copies),
     )
-    slopes = estimates.slope(run.free_energy, run.t)[0].cpu().numpy()
+    slopes = estimates.slope(sounded(run), run.t)[0].cpu().numpy()
     return RankCase(hidden, coefficients.rlct_reduced_rank(SIDE, hidden, SIDE, RANK), slopes, particles)
 
 
@@ -215,23 +213,19 @@ def measure(
     for one in validations:
         size = {"n": len(one.covered), "seeds": 1}
         for name, errors in one.errors.items():
-            found.append(
-                Measurement("evidence_bias", f"{one.cell}, {name}", *intervals.student(errors), **size)
-            )
+            found.append(Measurement("evidence_bias", f"{one.cell}, {name}", *interval(errors), **size))
         found.append(Measurement("evidence_coverage", f"{one.cell}, SMC", *share(one.covered), **size))
         if one.cell in ("linear", "1-1-1"):
             root = math.sqrt(math.log(EXAMPLES))
-            found.append(Measurement("wbic_bias", one.cell, *intervals.student(one.wbic / root), **size))
+            found.append(Measurement("wbic_bias", one.cell, *interval(one.wbic / root), **size))
             found.append(Measurement("wbic_coverage", one.cell, *share(abs(one.wbic) < 2 * root), **size))
     for case in ranks:
         error = case.slopes / case.known.value - 1
         name = "rank_error" if case.known.multiplicity == 1 else "rank_error_double"
         found.append(
-            Measurement(
-                name, f"H = {case.hidden}", *intervals.student(error), n=case.particles, seeds=len(error)
-            )
+            Measurement(name, f"H = {case.hidden}", *interval(error), n=case.particles, seeds=len(error))
         )
-    found.append(Measurement("bidirectional_gap", "1-2-1", *intervals.student(gap), n=len(gap), seeds=1))
+    found.append(Measurement("bidirectional_gap", "1-2-1", *interval(gap), n=len(gap), seeds=1))
     return found
 
 

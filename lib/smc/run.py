@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lib.free_energy.targets import Target
@@ -64,8 +65,9 @@ class Run:
         energy: mean energy at each, (C, R): the slope of the free energy in t.
         particles: positions at each asked temperature that was to be kept, {index: (R, P, D)}.
         stages: every temperature on the way, the prior first.
-        acceptance: mean acceptance probability of each kind of move over the last stages, by name (R,).
+        acceptance: mean acceptance probability of each kind of move at the last stage, by name (R,).
         target: what was sampled.
+        distinct: share of particles at the end that repeat no other one, (R,); None where nobody looked.
     """
 
     t: Float[Tensor, "C R"]
@@ -75,6 +77,17 @@ class Run:
     stages: tuple[Stage, ...]
     acceptance: dict[str, Tensor]
     target: Target
+    distinct: Float[Tensor, " R"] | None = None
+
+    @property
+    def sound(self) -> Bool[Tensor, " R"]:
+        """Whether each problem's particles still moved at the end: HMC accepts one in ten, and half of them are distinct.
+
+        What does not move only repeats its ancestors, and its evidence is a number that looks fine.
+        """
+        everyone = torch.ones_like(self.log_evidence[0])
+        distinct = everyone if self.distinct is None else self.distinct
+        return (distinct > 0.5) & (self.acceptance.get("hmc", everyone) > 0.1)
 
     @property
     def free_energy(self) -> Float[Tensor, "C R"]:

@@ -198,6 +198,7 @@ def sample(
         tuple(climb.stages),
         climb.acceptance,
         target,
+        _distinct(climb.position),
     )
 
 
@@ -219,6 +220,12 @@ def _energy(target: Target, statistics: object, t: Tensor) -> tuple[Tensor, Tens
     """Mean and variance of the energy, with what is integrated out: the free energy's first and minus its second derivative."""
     energy = target.energy(statistics, t)
     return energy.mean(1), energy.var(1) + target.spread(statistics, t).mean(1)
+
+
+def _distinct(position: Float[Tensor, "R P D"]) -> Float[Tensor, " R"]:
+    """The share of particles that differ from all others, read off their first coordinate."""
+    first = position[..., 0].sort(dim=1).values
+    return (first.diff(dim=1) != 0).double().mean(1)
 
 
 def _refuse_death(up: Tensor, before: Tensor, t: Tensor, particles: int) -> None:
