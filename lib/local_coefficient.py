@@ -1,7 +1,9 @@
 r"""The local learning coefficient of a network at a point, by many chains at once, with its own refusals.
 
-$$ \hat\lambda(w^*) = \beta\,\bigl(\mathrm{E}[n L_n(w)] - n L_n(w^*)\bigr), \qquad
-   w \sim \exp\bigl(-\beta n L_n(w) - \tfrac{\gamma}{2} \|w - w^*\|^2\bigr), \qquad \beta = 1 / \log n $$
+$$ \begin{aligned}
+   \hat\lambda(w^*) &= \beta\,\bigl(\mathrm{E}[n L_n(w)] - n L_n(w^*)\bigr), \qquad \beta = 1 / \log n, \\
+   w &\sim \exp\bigl(-\beta n L_n(w) - \tfrac{\gamma}{2} \|w - w^*\|^2\bigr)
+   \end{aligned} $$
 
 (Lau, Furman, Wang, Murfet & Wei 2023; the temperature is that of WBIC, Watanabe 2013). Three samplers: Hamiltonian Monte Carlo,
 MALA, which is the same with one leapfrog step, and SGLD (Welling & Teh 2011), $w' = w + \tfrac{h^2}{2} g + h\,\xi$ with g the

@@ -4,8 +4,10 @@ With features $\phi$ (the last hidden layer and a constant), output weights $v \
 $E = \tfrac12 \sum_i q_i \|y_i - v^\top \phi_i\|^2$, the moments $A = \sum q\, \phi\phi^\top$, $r = \sum q\, \phi y^\top$ and
 $s = \sum q \|y\|^2$ say all, and at temperature $t$
 
-$$ \log \int N(v; 0, I)\, e^{-tE} dv = \sum_o \left[ -\tfrac12 \log|M| + \tfrac12 t^2 r_o^\top M^{-1} r_o \right] - \tfrac12 t s,
-   \qquad M = I + tA . $$
+$$ \begin{aligned}
+   \log \int N(v; 0, I)\, e^{-tE} dv &= \sum_o \tfrac12 \bigl[ t^2 r_o^\top M^{-1} r_o - \log|M| \bigr] - \tfrac12 t s, \\
+   M &= I + tA .
+   \end{aligned} $$
 
 (Bayesian linear regression; Bishop 2006, section 3.5.) Everything is batched over trailing axes, one entry a network: the
 matrices are tiny, and their elements lie far apart so that each operation runs along the batch.
