@@ -97,6 +97,54 @@ class FreeEnergy:
 
 
 @dataclass(frozen=True)
+class MatrixGaussian:
+    """Sizes of *Matrix-Gaussian posteriors* (claims P3-C1 to P3-C12, X-F2, X-G1)."""
+
+    exact_cases: int  # random matrices (P3-C1)
+    exact_draws: int
+    exact_seeds: int
+    exact_layers: tuple[Widths, ...]  # the layers' own shapes
+    draws_of_weights: int  # P3-C7
+    draws_of_functions: int  # P3-C12
+    points_on_line: int
+    gradient_draws: int  # P3-C11
+    mechanism_seeds: int  # of each of the three
+    bound_sets: int  # data sets with an exact evidence (X-F2)
+    price_learners: tuple[Widths, ...]  # T1, against the exact free energy
+    price_particles: int
+    problems: tuple[str, ...]  # regressions, the cubic toy among them (P3-C2 to C5, C9)
+    splits: int  # of each
+    with_subsets: tuple[str, ...]  # problems that are learned from few rows too (X-G1)
+    subsets: Widths  # their training rows, beside all
+    cubic_sizes: Widths  # training rows of the cubic toy
+    cubic_splits: int
+    updates: int
+    batch: int  # at least, and a hundredth of the training rows
+    rate: float
+    average: float  # β3
+    draws: int  # of a prediction
+    pseudo: int
+    noise: float  # λ
+    naval: bool  # whether P3-C6 is run
+    images: str
+    image_widths: Widths
+    image_trainings: int
+    image_updates: int
+    image_looks: int  # the last looks, a hundredth of the updates apart, whose mean is the error
+    image_rows: int | None  # training images
+    image_rates: tuple[float, float]  # of the matrix Gaussian, and of the other methods
+    image_average: float
+    image_pseudo: int
+    image_draws: int
+    timing_repeats: int  # P3-C10
+    timing_steps: int
+
+    def subsets_of(self, problem: str) -> Widths:
+        """Numbers of training rows of a problem other than the toy; nothing stands for all."""
+        return self.subsets if problem in self.with_subsets else ()
+
+
+@dataclass(frozen=True)
 class Profile:
     """One named set of sizes."""
 
@@ -104,6 +152,7 @@ class Profile:
     two_neurons: TwoNeurons
     posteriors: Posteriors
     free_energy: FreeEnergy
+    matrix_gaussian: MatrixGaussian
 
 
 QUICK = Profile(
@@ -180,6 +229,46 @@ QUICK = Profile(
         convolutions=(),  # out of reach in a minute
         convolution_particles=0,
     ),
+    matrix_gaussian=MatrixGaussian(
+        exact_cases=10,  # times seeds: above the ledger's twenty
+        exact_draws=200_000,  # twice the ledger's least number
+        exact_seeds=4,  # of the sampled moments; three would do, with a wide interval
+        exact_layers=(),
+        draws_of_weights=10_000,  # the ledger's least number
+        draws_of_functions=10_000,  # the ledger's least number
+        points_on_line=50,  # the ledger's scope
+        gradient_draws=200,  # the notes' number
+        mechanism_seeds=3,  # the ledger's least number
+        bound_sets=20,
+        price_learners=((1,), (2,), (4,)),
+        price_particles=128,
+        problems=("cubic toy", "diabetes"),
+        splits=10,  # the ledger's least number
+        with_subsets=("diabetes",),
+        subsets=(20, 80),
+        cubic_sizes=(20, 80, 320),
+        cubic_splits=10,
+        updates=1_500,  # half a minute; the learning curves are shown
+        batch=10,
+        rate=0.005,  # five times the authors', in a fortieth of their updates; baselines have five times that too
+        average=0.99,  # remembers a hundred updates, where the authors' 0.999 remembers a thousand
+        draws=50,
+        pseudo=5,  # the authors' yacht script
+        noise=0.005,  # likewise
+        naval=False,
+        images="mnist5k",
+        image_widths=(150,),
+        image_trainings=3,  # the ledger's least number
+        image_updates=240,  # six epochs
+        image_looks=1,
+        image_rows=None,
+        image_rates=(0.005, 0.05),  # each the best of a pilot's 0.001, 0.005, 0.02 and 0.05
+        image_average=0.99,
+        image_pseudo=50,  # the authors' MNIST script
+        image_draws=10,
+        timing_repeats=5,  # the ledger's least number
+        timing_steps=5,
+    ),
 )
 
 FULL = Profile(
@@ -255,6 +344,46 @@ FULL = Profile(
         local_sets=100,
         convolutions=(0, 1, 2),
         convolution_particles=10_000,  # the ledger's least number
+    ),
+    matrix_gaussian=MatrixGaussian(
+        exact_cases=100,
+        exact_draws=1_000_000,
+        exact_seeds=10,
+        exact_layers=((7, 50), (51, 1), (151, 10)),
+        draws_of_weights=100_000,
+        draws_of_functions=100_000,
+        points_on_line=200,  # the ledger's scope
+        gradient_draws=1_000,
+        mechanism_seeds=10,
+        bound_sets=100,
+        price_learners=((1,), (2,), (4,), (8,)),
+        price_particles=256,
+        problems=("cubic toy", "boston", "concrete", "energy", "kin8nm", "power", "protein", "wine", "yacht"),
+        splits=20,  # the published ones; protein has five
+        with_subsets=("boston", "concrete", "energy", "yacht"),
+        subsets=(20, 60, 150),
+        cubic_sizes=(20, 40, 80, 160, 320),
+        cubic_splits=50,  # the ledger's least number
+        updates=110_000,  # the authors' on yacht; batches grow with the set, so that every row is seen 1,100 times or more
+        batch=5,  # the authors' on yacht
+        rate=0.001,  # the authors'
+        average=0.999,  # the authors'
+        draws=100,  # the authors'
+        pseudo=5,
+        noise=0.005,
+        naval=True,
+        images="mnist",
+        image_widths=(150, 250, 500, 750),
+        image_trainings=3,
+        image_updates=50_000,  # 100 epochs of 50,000 images in batches of 100
+        image_looks=10,  # the ledger's last ten epochs
+        image_rows=50_000,
+        image_rates=(0.001, 0.005),
+        image_average=0.999,
+        image_pseudo=50,
+        image_draws=100,
+        timing_repeats=20,
+        timing_steps=50,
     ),
 )
 

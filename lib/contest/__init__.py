@@ -1,0 +1,1 @@
+"""The experiment of the chapter on matrix Gaussians: posteriors compared with everything else equal."""
