@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ import torch
 from lib import intervals
 from lib.claims import Measurement
 from lib.contest.methods import DIAGONAL, FACTORISED, VMG
+from lib.device import one_thread
 from lib.matrix_gaussian.laws import Factorised, Law, Point, RowColumn
 from lib.matrix_gaussian.layer import MatrixGaussianLinear, divergence
 from lib.matrix_gaussian.pseudo_data import PseudoData
@@ -83,7 +85,10 @@ class Times:
 def step_times(
     layer: str, *, repeats: int, steps: int, seed: int, device: torch.device, batch: int = 100
 ) -> Times:
-    """A step is forward, loss, divergence and backward, of one layer; methods take turns, so that what disturbs one disturbs all."""
+    """A step is forward, loss, divergence and backward, of one layer; methods take turns, so that what disturbs one disturbs all.
+
+    On a CPU one thread: two wait for each other where the machine does something else besides.
+    """
     inputs, outputs = LAYERS[layer]
     generator = torch.Generator(device="cpu").manual_seed(seed)
     x = torch.randn(batch, inputs, generator=generator).to(device)
@@ -97,11 +102,12 @@ def step_times(
         )
         runs[name] = _step(module.to(device), x, y)
     found: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            taken = [_seconds(run, device) for _ in range(steps)]
-            if repeat:  # the first round warms up
-                found[name].append(float(np.median(taken)))
+    with one_thread() if device.type == "cpu" else nullcontext():
+        for repeat in range(repeats + 1):
+            for name, run in runs.items():
+                taken = [_seconds(run, device) for _ in range(steps)]
+                if repeat:  # the first round warms up
+                    found[name].append(float(np.median(taken)))
     return Times(layer, {name: np.array(values) for name, values in found.items()})
 
 

@@ -55,7 +55,7 @@ def measure_gradients(
             ]
             drawn, alone = (gradient.var(0) for gradient in both)
             ratio = drawn / alone
-            # not those of pixels that are black in the whole batch; a parameter that stays still locally alone has an infinite ratio
+            # not those of pixels that are black in the whole batch; what is still locally alone has an infinite ratio
             moves = ~((drawn == 0) & (alone == 0))
             each.append(ratio[moves].cpu().double().numpy())
             sizes = [value.numel() for value in p.values()]
