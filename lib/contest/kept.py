@@ -33,8 +33,8 @@ class Kept:
         found = make()
         self.folder.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{name}-")
-        os.close(handle)
-        torch.save(found, temporary)
+        with os.fdopen(handle, "wb") as file:  # by name, torch refuses some names
+            torch.save(found, file)
         os.replace(temporary, path)
         return found
 

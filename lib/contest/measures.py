@@ -205,7 +205,7 @@ def table(c: Contest, methods: Sequence[str]) -> list[tuple[str, ...]]:
             c.best(method, lambda s: s.student, sign=-1),
             c.best(method, lambda s: s.calibration),
         )
-        rows.append((method, *map(said, columns)))
+        rows.append(("VMG" if method == VMG else method, *map(said, columns)))
     return rows
 
 

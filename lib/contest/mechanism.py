@@ -29,12 +29,14 @@ PROCESS_COLUMNS = 4  # of the layer whose pre-activations are looked at along a 
 class Correlation:
     """P3-C7: its measurements, and one seed's correlation of rows by the number of pseudo-data, (r, r).
 
-    ``blurred``: its root mean square where the pseudo-data's noise is drawn too, with every weight matrix afresh.
+    ``blurred``: its root mean square, with Student's interval over seeds, where the pseudo-data's noise is drawn too, with every
+    weight matrix afresh. ``untrained``: the root mean square before any training, without that noise, mean over seeds.
     """
 
     measurements: list[Measurement]
     panels: dict[str, Float[np.ndarray, "r r"]]
-    blurred: dict[str, float]
+    blurred: dict[str, tuple[float, float, float]]
+    untrained: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +69,14 @@ def measure_correlation(*, draws: int, seeds: int, seed: int, device: torch.devi
     examples = linear_problem(seeds, seed, device)
     laws: dict[str, Law] = {"no pseudo-data": RowColumn()}
     laws |= {f"{count} pseudo-data": PseudoData(count) for count in COUNTS}
-    layers = {}
+    layers, untrained = {}, {}
     for name, law in laws.items():
         network = Network.of(law, (ROWS - 1, COLUMNS), Gaussian(prior_scale="standardised"))
+        if isinstance(law, PseudoData):
+            begin = network.parameters(
+                network.start(torch.arange(seeds, device=device), examples.unit, seed)
+            )[0]
+            untrained[name] = float(off_diagonal(correlation_of(law.row_covariance(begin))).mean())
         layers[name] = network.parameters(fit(network, examples, SHORT, seed=seed).flat)[0]
 
     def normal(name: str, run: int, *shape: int) -> Tensor:
@@ -77,7 +84,8 @@ def measure_correlation(*, draws: int, seeds: int, seed: int, device: torch.devi
         return randomness.normal(seed, who, f"correlation/{name}", 0, shape)[0]
 
     each: dict[str, list[Tensor]] = {name: [] for name in laws}
-    few, panels, blurred = draws // 5, {}, {}
+    noisy: dict[str, list[float]] = {name: [] for name, law in laws.items() if isinstance(law, PseudoData)}
+    few, panels = draws // 5, {}
     for run in range(seeds):
         weight = normal(
             "weight", run, draws, ROWS, COLUMNS
@@ -85,9 +93,10 @@ def measure_correlation(*, draws: int, seeds: int, seed: int, device: torch.devi
         for name, law in laws.items():
             p = {key: value[run : run + 1] for key, value in layers[name].items()}
             each[name].append(row_correlation(drawn(law, p, weight)))
-            if run == 0 and isinstance(law, PseudoData):
+            if isinstance(law, PseudoData):
                 pseudo = normal("pseudo", run, few, law.count, ROWS + COLUMNS)
-                blurred[name] = float(off_diagonal(row_correlation(drawn(law, p, weight[:few], pseudo))))
+                blurred = row_correlation(drawn(law, p, weight[:few], pseudo))
+                noisy[name].append(float(off_diagonal(blurred)))
 
     found = []
     for name, law in laws.items():
@@ -102,7 +111,15 @@ def measure_correlation(*, draws: int, seeds: int, seed: int, device: torch.devi
         else:
             largest = (correlation - torch.eye(ROWS, device=device)).abs().amax((1, 2)).cpu().numpy()
             found.append(_over_seeds("correlation_without", "", largest, draws))
-    return Correlation(found, panels, blurred)
+    return Correlation(
+        found, panels, {name: intervals.student(values) for name, values in noisy.items()}, untrained
+    )
+
+
+def correlation_of(covariance: Float[Tensor, "*R r r"]) -> Float[Tensor, "*R r r"]:
+    """A covariance over the roots of its diagonal."""
+    sd = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    return covariance / (sd[..., :, None] * sd[..., None, :])
 
 
 def off_diagonal(correlation: Float[Tensor, "*R r r"]) -> Float[Tensor, "*R"]:

@@ -119,7 +119,7 @@ def stack(
 
 
 def diabetes(splits: int, sizes: Sequence[int], seed: int) -> Problem:
-    """scikit-learn's diabetes: 353 training and 89 test rows of ten columns; split i of a seed is draw 100 · seed + i.
+    """scikit-learn's diabetes: 354 training and 88 test rows of ten columns; split i of a seed is draw 100 · seed + i.
 
     Its target is a score of arbitrary unit, with a standard deviation of 77: a prior in that unit would say that the noise is 1.
     """

@@ -38,14 +38,13 @@ def bayesianize(
 ) -> nn.Module:
     """A copy of ``net`` in which each nn.Linear (with ``convolutions`` each nn.Conv2d) has a law.
 
-    law: for all layers (None: ``layer.default_law``), or a function of a layer's name and the layer; where it
-    gives
-        None that layer stays. A layer's noise is named after it, and a module that stands in two places stays
-        one.
-    means: "fresh", the law's start; "keep", posterior means at the layer's weights (times √r, because inputs
-    are
-        scaled), so that in evaluation the copy computes what ``net`` did; pseudo-outputs are set to agree.
-        Standard deviations start at the law's in both.
+    Args:
+        law: for all layers (None: ``layer.default_law``), or a function of a layer's name and the layer; where it gives None
+            that layer stays. A layer's noise is named after it, and a module that stands in two places stays one.
+        means: "fresh", the law's start; "keep", posterior means at the layer's weights (times √r, because inputs are scaled),
+            so that in evaluation the copy computes what ``net`` did; pseudo-outputs are set to agree. Standard deviations
+            start at the law's in both.
+
     Warns LeftAsItWas, naming the layers that cannot be replaced and why. Raises ValueError where nothing could
     be replaced, and where a layer shares a weight with another module or has hooks, which replacing would lose.
     """

@@ -119,7 +119,12 @@ def test_pseudo_data_correlate_and_their_noise_blurs_it(correlation):
         np.testing.assert_allclose(panel.diagonal(), 1, rtol=1e-5)
         alike = float(mechanism.off_diagonal(panel))  # of the first seed
         assert values["correlation_with", cell] == pytest.approx(alike, rel=0.2)
-        assert 0 < correlation.blurred[f"{cell} pseudo-data"] < values["correlation_with", cell]
+        blurred, low, high = correlation.blurred[f"{cell} pseudo-data"]
+        assert 0 < blurred < values["correlation_with", cell]
+        assert low < blurred < high
+        assert correlation.untrained[f"{cell} pseudo-data"] == pytest.approx(
+            values["correlation_with", cell], rel=0.2
+        )
 
 
 # ------------------------------------------------------------------------------------------------- the process (P3-C12)
