@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
@@ -42,6 +43,6 @@ class Kept:
 def _read(path: Path) -> Tensors | None:
     try:
         return torch.load(path, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        print(f"{path.name} is damaged ({error}): that part is computed again.")
+    except (RuntimeError, EOFError, OSError, ValueError, UnpicklingError) as error:
+        print(f"{path.name} is damaged ({type(error).__name__}): that part is computed again.")
         return None

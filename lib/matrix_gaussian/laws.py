@@ -73,7 +73,7 @@ def variance(p: Parameters, name: str) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b; for stacks of matrices without the detours of broadcasting, which cost small ones more than the product."""
-    return torch.bmm(a, b) if a.ndim == b.ndim == 3 and len(a) == len(b) else a @ b
+    return torch.bmm(a, b) if a.dim() == 3 == b.dim() and a.size(0) == b.size(0) else a @ b
 
 
 def pull(law: Law, p: Parameters, precision: Tensor | float) -> Parameters:
