@@ -125,7 +125,7 @@ def fit(
         (i, name): Stream(randomness.normal, seed, streamed, f"noise/{i}/{name}", flat.dtype)
         for i, name in shapes
     }
-    shared = len(streamed) < len(members)
+    shared = not torch.equal(streamed, members)  # or in another order
     adam = Adam(flat, schedule, rates)
 
     def advance(x: Tensor, y: Tensor, factors: Tensor, noise: dict[tuple[int, str], Tensor]) -> Tensor:

@@ -1,164 +1,202 @@
-"""Problems as stacks, methods that differ in one thing only, and runs that take up where they stopped."""
+"""All regressions at tiny sizes: every method has its scores, with and without parts kept, and each problem its own plan."""
 
-import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from lib import profile
+from lib import randomness
 from lib.contest import methods, problems, regression
 from lib.contest.kept import Kept
-from lib.contest.methods import ENSEMBLE, FACTORISED, NETWORKS, POINT, VARIANTS, VMG, Plan
-from lib.contest.problems import cubic, cubic_rows, diabetes, stack
+from lib.contest.methods import COLD, DIAGONAL, DROPOUT, ENSEMBLE, FACTORISED, POINT, VARIANTS, VMG
+from lib.contest.regression import METHODS, Piece, compare, naval, plan
 from lib.data import Dataset
-from lib.matrix_gaussian.training import Schedule
+from lib.profile import QUICK
 
+SEED, CPU = 991, torch.device("cpu")
 SIZES = replace(
-    profile.QUICK.matrix_gaussian, splits=2, cubic_splits=2, updates=8, draws=3, subsets=(20,), cubic_sizes=(20, 30)
-)  # fmt: skip
-PLAN = Plan(Schedule(8, 10, 0.005, 0.9, (4, 8)), 3, seed=3)
-CPU = torch.device("cpu")
+    QUICK.matrix_gaussian,
+    splits=2,
+    cubic_splits=2,
+    cubic_sizes=(10, 20),
+    updates=20,
+    draws=3,
+    subsets=(20,),
+)
 
 
-def rows(n, constant=False, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, 3, generator=generator, dtype=torch.float64)
-    x[:, 2] = 4.0  # a column that does not vary, as naval's
-    y = torch.ones(n, 1, dtype=torch.float64) if constant else x[:, :1] * 50 + 7
-    return Dataset(x, y, "made up", "train", "here")
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
 
 
-def test_subsets_nest_and_stand_on_their_own_rows():
-    problem = stack("made up", 5, [(rows(40), rows(10, seed=1)), (rows(40, seed=2), rows(10, seed=1))], (10,))
-    assert problem.sizes == (10, 40)
-    assert problem.main == 40
-    small, x = problem.runs(10), problem.train.inputs
-    raw = [
-        x[run, :10].double() * problem.scale[run] + problem.centre[run]
-        for run in (small[0], problem.runs(40)[0])
+def stacked(name, splits, sizes=(), scale=1.0, **of):
+    """A small set instead of one that must be downloaded."""
+    parts = []
+    for split in range(splits):
+        x, y = (
+            randomness.normal(SEED, torch.tensor([split]), f"{name}/{which}", 0, (32, k), torch.float64)[0]
+            for which, k in (("x", 3), ("y", 1))
+        )
+        rows = [Dataset(x[part], scale * y[part], name, "", "") for part in (slice(26), slice(26, 32))]
+        parts.append((rows[0], rows[1]))
+    return problems.stack(name, 5, parts, sizes, **of)
+
+
+@pytest.fixture(scope="module")
+def found():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.cpu_count", lambda: 1)
+        return compare(("cubic toy",), SIZES, SEED, CPU)
+
+
+def same(one, other):
+    """Whether two contests have the same scores to the last bit."""
+    for name in one:
+        assert list(one[name].scores) == list(other[name].scores)
+        for method, variants in one[name].scores.items():
+            for mine, theirs in zip(variants, other[name].scores[method], strict=True):
+                for field, value in vars(mine).items():
+                    if field == "early":
+                        assert list(value) == list(theirs.early)
+                        assert all(torch.equal(value[k], theirs.early[k]) for k in value)
+                    else:
+                        assert torch.equal(value, getattr(theirs, field)), (name, method, field)
+    return True
+
+
+def test_every_method_has_its_scores(found):
+    contests, _ = found
+    c = contests["cubic toy"]
+    assert (c.name, c.splits, c.sizes, c.main, c.updates) == ("cubic toy", 2, (10, 20), 10, 20)
+    assert set(c.scores) == set(METHODS) == {VMG, FACTORISED, DIAGONAL, COLD, DROPOUT, ENSEMBLE, POINT}
+    for method, variants in c.scores.items():
+        assert len(variants) == len(VARIANTS.get(method, (1,)))
+        runs = 4 if method in (VMG, FACTORISED) else 2  # the others are trained at the main size alone
+        for scores in variants:
+            for values in (scores.rmse, scores.log_likelihood, scores.student, scores.calibration):
+                assert values.shape == (runs,)
+                assert values.isfinite().all()
+            assert list(scores.early) == [2, 5, 10, 20]
+            assert all(values.shape == (2,) for values in scores.early.values())
+    assert c.looks == (2, 5, 10, 20)
+    assert c.early(VMG, 5).shape == c.rmse(DROPOUT).shape == (2,)
+    assert not torch.equal(c.scores[VMG][0].rmse, c.scores[FACTORISED][0].rmse)
+
+
+def test_one_network_is_an_ensembles_first(found):
+    contests, _ = found
+    p = problems.cubic(2, (10, 20), SEED).of_size(10)
+    how = plan(problems.cubic(2, (10, 20), SEED), SIZES, SEED)
+    alone = methods.score(POINT, methods.train(POINT, p, how), p, how)
+    for mine, theirs in zip(alone, contests["cubic toy"].scores[POINT], strict=True):
+        torch.testing.assert_close(mine.rmse, theirs.rmse, rtol=1e-4, atol=1e-4)
+
+
+def test_the_toys_bands(found):
+    _, bands = found
+    assert set(bands) == {VMG, FACTORISED, DROPOUT, ENSEMBLE}
+    for method, variants in bands.items():
+        assert len(variants) == len(VARIANTS.get(method, (1,)))
+        for each in variants:
+            assert each.mean.shape == each.sd.shape == (2, 121)  # the main size alone
+            assert (each.sd > 0).all()
+
+
+def test_kept_pieces_are_the_same_and_are_not_trained_again(found, tmp_path, monkeypatch):
+    trained, right = [], regression.train
+    monkeypatch.setattr(regression, "train", lambda name, *rest: trained.append(name) or right(name, *rest))
+    for times in (6, 0):
+        trained.clear()
+        contests, bands = compare(("cubic toy",), SIZES, SEED, CPU, tmp_path)
+        assert len(trained) == times
+        assert same(contests, found[0])
+        for method, variants in bands.items():
+            for mine, theirs in zip(variants, found[1][method], strict=True):
+                assert all(
+                    torch.equal(a, b) for a, b in zip(vars(mine).values(), vars(theirs).values(), strict=True)
+                )
+    assert len(list(tmp_path.iterdir())) == 6
+    (tmp_path / "cubic-toy-dropout.pt").write_bytes(b"")
+    assert same(compare(("cubic toy",), SIZES, SEED, CPU, tmp_path)[0], found[0])
+    assert trained == [DROPOUT]
+
+
+def test_several_problems_and_some_methods(monkeypatch):
+    """Each problem's scores are its own, whatever stands beside it."""
+    monkeypatch.setattr(regression, "uci", lambda name, splits, sizes: stacked(name, splits, sizes))
+    sizes = replace(SIZES, with_subsets=("yacht",))
+    contests, bands = compare(("wine", "yacht"), sizes, SEED, CPU, methods=(DIAGONAL, VMG))
+    assert bands == {}
+    assert list(contests) == ["wine", "yacht"]
+    assert (contests["wine"].sizes, contests["yacht"].sizes) == ((26,), (20, 26))
+    assert list(contests["yacht"].scores) == [DIAGONAL, VMG]
+    assert contests["yacht"].main == 26
+    assert contests["yacht"].rmse(VMG, 20).shape == (2,)
+    alone, _ = compare(("yacht",), sizes, SEED, CPU, methods=(DIAGONAL, VMG))
+    assert same(alone, {"yacht": contests["yacht"]})
+    assert not np.array_equal(contests["wine"].rmse(DIAGONAL), contests["yacht"].rmse(DIAGONAL))
+
+
+def test_problems_by_name(monkeypatch):
+    asked = []
+    for name in ("cubic", "diabetes", "uci"):
+        monkeypatch.setattr(
+            regression, name, lambda *given, name=name: asked.append((name, given)) or stacked("made", 2)
+        )
+    sizes = replace(SIZES, splits=20, cubic_splits=7, with_subsets=("diabetes", "yacht"))
+    for name in ("cubic toy", "diabetes", "yacht", "protein"):
+        regression.problem(name, sizes, SEED)
+    assert asked == [
+        ("cubic", (7, (10, 20), SEED)),
+        ("diabetes", (20, (20,), SEED)),
+        ("uci", ("yacht", 20, (20,))),
+        ("uci", ("protein", 5, ())),  # five splits are published
     ]
-    torch.testing.assert_close(raw[0], raw[1], rtol=0, atol=1e-5)
-    assert x[small[0], :10, :2].mean(0).abs().max() < 1e-5
-    assert (x[small, 10:] == 0).all()  # room, never read
-    assert (x[..., 2] == 0).all()
-    back = problem.inputs[0].double() * problem.scale[0] + problem.centre[0]
-    torch.testing.assert_close(back, rows(10, seed=1).inputs, rtol=0, atol=1e-4)
 
 
-def test_a_target_that_does_not_vary_is_refused():
-    with pytest.raises(ValueError, match="a target that must vary"):
-        stack("made up", 5, [(rows(40, constant=True), rows(10))])
+def test_a_plan_is_the_profiles():
+    sizes = replace(SIZES, updates=80, batch=6, rate=0.003, average=0.95, draws=9, pseudo=4, noise=0.01)
+    found = plan(stacked("made", 2, (10,)), sizes, SEED)
+    s = found.schedule
+    assert (s.updates, s.batch, s.rate, s.average, s.looks) == (80, 6, 0.003, 0.95, (10, 20, 40, 80))
+    assert (found.draws, found.pseudo, found.noise, found.seed) == (9, 4, 0.01, SEED)
+    few = plan(stacked("made", 2, (4,)), sizes, SEED)
+    assert few.schedule.batch == 4  # no more than the fewest rows
+    many = plan(replace(stacked("made", 2), main=2_600, sizes=(2_600,)), sizes, SEED)
+    assert many.schedule.batch == 26  # a hundredth
 
 
-def test_the_cubic_toy_is_a_cubic():
-    few, many = (cubic_rows(5, 0, n, "train") for n in (20, 4_000))
-    torch.testing.assert_close(few.inputs, many.inputs[:20])
-    noise = many.targets - many.inputs**3
-    assert noise.std().item() == pytest.approx(3.0, rel=0.05)
-    assert many.inputs.abs().max() <= 4
-    problem = cubic(3, (20, 40), 5)
-    assert problem.main == 20
-    assert problem.members.tolist() == [0, 0, 1, 1, 2, 2]
+def test_naval_is_judged_under_both_priors(monkeypatch, tmp_path):
+    """Targets as small as naval's: with the prior in their own unit the noise cannot be learned."""
+    monkeypatch.setattr(regression, "uci", lambda name, splits, sizes: stacked(name, splits, sizes, 1e-3))
+    sizes = replace(SIZES, updates=60, rate=0.1)
+    raw, standardised = naval(sizes, SEED, CPU, tmp_path)
+    assert (raw.name, standardised.name, raw.updates) == ("naval", "naval", 60)
+    assert raw.log_likelihood(VMG).shape == (2,)
+    assert (standardised.log_likelihood(VMG) - raw.log_likelihood(VMG)).min() > 1
+    again = naval(sizes, SEED, CPU, tmp_path)
+    for one, other in zip((raw, standardised), again, strict=True):
+        assert same({"naval": one}, {"naval": other})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["naval-raw.pt", "naval-standardised.pt"]
 
 
-def test_diabetes_has_all_of_its_rows():
-    problem = diabetes(1, (20,), 4)
-    assert problem.sizes == (20, 354)
-    assert problem.prior_scale == "standardised"
-    assert problem.of_size(354).train.inputs.shape[:2] == (1, 354)
+def test_pieces_survive_being_flat(found):
+    """Scores, bands and an ensemble's networks alone, with the looks under their numbers."""
+    contests, bands = found
+    scores = contests["cubic toy"].scores
+    piece = Piece(scores[FACTORISED], bands[FACTORISED], scores[POINT])
+    flat = regression._flat(piece)
+    assert {"scores/3/rmse", "scores/0/early/20", "bands/2/sd", "alone/1/early/5"} <= set(flat)
+    back = regression._deep(flat)
+    assert same({"c": replace(contests["cubic toy"], scores={"x": back.scores, "y": back.alone})},
+                {"c": replace(contests["cubic toy"], scores={"x": piece.scores, "y": piece.alone})})  # fmt: skip
+    assert [torch.equal(a.sd, b.sd) for a, b in zip(back.bands, piece.bands, strict=True)] == [True] * 4
 
 
-def test_variants_start_and_step_as_they_say(monkeypatch):
-    seen = {}
-
-    def fit(net, examples, schedule, **options):
-        seen.update(options, net=net)
-        raise KeyError("enough")
-
-    monkeypatch.setattr(methods, "fit", fit)
-    problem = cubic(2, (20, 30), 3)
-    with pytest.raises(KeyError, match="enough"):
-        methods.train(FACTORISED, problem, PLAN)
-    deviations = seen["net"].parameters(seen["start"])[0]["log_sd"].unflatten(0, (4, 4))
-    for (log_sd, rate), own, steps in zip(
-        VARIANTS[FACTORISED], deviations, seen["rates"].view(4, 4), strict=True
-    ):
-        assert own[:, 0].mean().item() == pytest.approx(log_sd, abs=0.01)
-        assert (steps == rate).all()
-
-
-def test_an_ensemble_begins_with_the_network_that_stands_alone():
-    problem = cubic(2, (20,), 3)
-    together, alone = (methods.train(name, problem, PLAN) for name in (ENSEMBLE, POINT))
-    first = methods.first_networks(together, 2)
-    torch.testing.assert_close(first.flat, alone.flat, rtol=1e-4, atol=1e-5)
-    assert len(together.flat) == len(VARIANTS[ENSEMBLE]) * NETWORKS * 2
-    f, shape, _ = methods.predict(ENSEMBLE, together, problem, PLAN, problem.inputs)
-    assert f.shape[:4] == (2, 2, NETWORKS, 100)
-    assert shape.shape == (2, 2, 1)
-
-
-def test_predictions_are_in_the_targets_unit():
-    problem = cubic(2, (20,), 3)
-    trained = methods.train(VMG, problem, PLAN)
-    f, _, _ = methods.predict(VMG, trained, problem, PLAN, problem.inputs)
-    shifted = replace(problem, shift=problem.shift + 100)
-    moved, _, _ = methods.predict(VMG, trained, shifted, PLAN, problem.inputs)
-    torch.testing.assert_close(moved, f + 100)
-
-
-def test_scores_on_the_way_are_those_of_the_main_size():
-    problem = cubic(2, (20, 30), 3)
-    (scores,) = methods.score(VMG, methods.train(VMG, problem, PLAN), problem, PLAN)
-    assert scores.rmse.shape == (4,)
-    assert scores.early[4].shape == (2,)
-    few = replace(PLAN, draws=methods.EARLY_DRAWS)
-    assert math.isfinite(float(scores.log_likelihood.sum())), few
-
-
-def in_this_process(pieces, device):
-    return [piece() for piece in pieces]
-
-
-def test_a_run_takes_up_what_it_finished(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(regression, "side_by_side", in_this_process)
-    names, chosen = ("cubic toy",), (VMG, ENSEMBLE)
-    first, bands = regression.compare(names, SIZES, 3, CPU, tmp_path, chosen)
-    assert set(first["cubic toy"].scores) == {VMG, ENSEMBLE, POINT}
-    assert bands[VMG][0].sd.shape == (2, 121)
-
-    monkeypatch.setattr(regression, "train", lambda *_: pytest.fail("it trained again"))
-    again, _ = regression.compare(names, SIZES, 3, CPU, tmp_path, chosen)
-    for method in (VMG, ENSEMBLE, POINT):
-        for old, new in zip(
-            first["cubic toy"].scores[method], again["cubic toy"].scores[method], strict=True
-        ):
-            torch.testing.assert_close(vars(old), vars(new))
-
-    monkeypatch.undo()
-    monkeypatch.setattr(regression, "side_by_side", in_this_process)
-    next(tmp_path.glob("*ensemble*")).write_bytes(b"cut")
-    third, _ = regression.compare(names, SIZES, 3, CPU, tmp_path, chosen)
-    assert "damaged" in capsys.readouterr().out
-    torch.testing.assert_close(
-        third["cubic toy"].scores[POINT][0].rmse, first["cubic toy"].scores[POINT][0].rmse
-    )
-
-
-def test_without_a_folder_nothing_is_kept():
-    made = []
-    for _ in range(2):
-        Kept(None).part("x", lambda: made.append(1) or {})
-    assert len(made) == 2
-
-
-def test_batches_grow_with_the_set():
-    problem = replace(cubic(2, (20,), 3), main=5_000, sizes=(5_000,))
-    assert regression.plan(problem, SIZES, 0).schedule.batch == 50
-    assert regression.plan(cubic(2, (20,), 3), SIZES, 0).schedule.batch == 10
-
-
-def test_problems_go_by_their_names():
-    assert problems.cubic(1, (20,), 0).name == regression.problem("cubic toy", SIZES, 0).name
-    assert regression.problem("diabetes", SIZES, 1).sizes == (20, 354)
+def test_an_ensembles_piece_has_its_networks_alone_and_no_other():
+    p = Kept(None)
+    assert len(regression.piece("cubic toy", ENSEMBLE, SIZES, SEED, CPU, p).alone) == 2
+    assert regression.piece("cubic toy", COLD, SIZES, SEED, CPU, p).alone == []
+    assert regression.piece("cubic toy", COLD, SIZES, SEED, CPU, p).bands == []

@@ -33,7 +33,9 @@ def column(values):
 
 
 def contest(ours, factorised, name="made", sizes=(100,), main=None, updates=400, **more):
-    return Contest(name, SPLITS, sizes, main or max(sizes), updates, {VMG: [ours], FACTORISED: factorised, **more})
+    return Contest(
+        name, SPLITS, sizes, main or max(sizes), updates, {VMG: [ours], FACTORISED: factorised, **more}
+    )
 
 
 def verdict(claim, found, profile="quick"):
@@ -98,7 +100,10 @@ def test_equal_terms():
 
 def test_early_gains_are_those_at_a_quarter():
     early = {50: 9.0, 100: 6.0, 200: 1.0, 400: 1.0}
-    others = [scores(1.0, early={k: 8.0 * (1 + (k > 100)) for k in early}), scores(1.0, early=dict.fromkeys(early, 12.0))]
+    others = [
+        scores(1.0, early={k: 8.0 * (1 + (k > 100)) for k in early}),
+        scores(1.0, early=dict.fromkeys(early, 12.0)),
+    ]
     (m,) = measures.early([contest(scores(1.0, early=early), others)])
     assert (m.name, m.cell, m.value) == ("early_gain", "made", pytest.approx(1 - 6 / 8))
 
@@ -145,12 +150,22 @@ def test_against_the_table():
     found, half = by_cell(measures.against_the_table([c])), intervals.student(rmse)[2] - 2.8
     ratio = found["rmse_to_table", "boston"]
     wide = math.hypot(half, 1.96 * 0.13) + 0.005
-    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2.8 / 2.7, (2.8 - wide) / 2.7, (2.8 + wide) / 2.7))
-    for method, mean, error in (("vi", 4.32, 0.29), ("pbp", 3.01, 0.18), ("dropout", 2.97, 0.85 / SPLITS**0.5)):
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx(
+        (2.8 / 2.7, (2.8 - wide) / 2.7, (2.8 + wide) / 2.7)
+    )
+    for method, mean, error in (
+        ("vi", 4.32, 0.29),
+        ("pbp", 3.01, 0.18),
+        ("dropout", 2.97, 0.85 / SPLITS**0.5),
+    ):
         m, wide = found[f"rmse_gain_{method}", "boston"], math.hypot(half, 1.96 * error) + 0.005
         wanted = [(mean - 2.8 + s * wide) / mean for s in (0, -1, 1)]
         assert (m.value, m.low, m.high) == pytest.approx(wanted)
-    for method, mean, error in (("vi", -2.9, 0.07), ("pbp", -2.57, 0.09), ("dropout", -2.46, 0.25 / SPLITS**0.5)):
+    for method, mean, error in (
+        ("vi", -2.9, 0.07),
+        ("pbp", -2.57, 0.09),
+        ("dropout", -2.46, 0.25 / SPLITS**0.5),
+    ):
         m, wide = found[f"ll_gain_{method}", "boston"], math.hypot(half, 1.96 * error) + 0.005
         assert (m.value, m.low, m.high) == pytest.approx([-2.5 - mean + s * wide for s in (0, -1, 1)])
     assert all((m.n, m.seeds) == (SPLITS, SPLITS) for m in found.values())

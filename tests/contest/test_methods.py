@@ -112,8 +112,15 @@ def test_variants_start_where_they_should():
 
 @pytest.mark.parametrize(
     ("name", "rates"),
-    [(FACTORISED, (1, 1, FASTER, FASTER)), (COLD, (1, FASTER)), (DROPOUT, (1, FASTER)), (POINT, (1, FASTER))]
-    + [(ENSEMBLE, (1, FASTER)), (VMG, (1,)), (DIAGONAL, (1,))],
+    [
+        (FACTORISED, (1, 1, FASTER, FASTER)),
+        (COLD, (1, FASTER)),
+        (DROPOUT, (1, FASTER)),
+        (POINT, (1, FASTER)),
+        (ENSEMBLE, (1, FASTER)),
+        (VMG, (1,)),
+        (DIAGONAL, (1,)),
+    ],
 )
 def test_variants_go_as_fast_as_they_should(name, rates):
     """Adam's first step is its rate, in every parameter whose gradient is not tiny."""

@@ -32,7 +32,9 @@ def test_the_ratio_is_the_ends_over_the_mean_of_the_datas_range():
 
 def test_coverage_is_the_share_of_the_grid_where_the_truth_is_inside():
     x = torch.tensor([-2.0, -1.0, 0.0, 1.0])
-    mean = torch.tensor([[-8.0, -1.0, 0.0, 4.0], [-4.0, 2.0, 3.1, -2.1]])  # off by 0 0 0 3, and by 4 3 3.1 3.1
+    mean = torch.tensor(
+        [[-8.0, -1.0, 0.0, 4.0], [-4.0, 2.0, 3.1, -2.1]]
+    )  # off by 0 0 0 3, and by 4 3 3.1 3.1
     found = Bands(x, mean, torch.ones(2, 4))
     assert found.coverage().tolist() == [1.0, 0.25]
     assert found.coverage(1.0).tolist() == [0.75, 0.0]
@@ -55,7 +57,9 @@ def test_the_widest_variant_is_the_one_whose_spread_grows_most():
 )
 def test_verdicts(ours, theirs, spread, wanted):
     """Against the factorised variant that is widest: the other one, three times as narrow, does not help."""
-    found = toy.measure({VMG: [made(1, ours, spread=spread)], FACTORISED: [made(1, theirs / 3), made(1, theirs)]})
+    found = toy.measure(
+        {VMG: [made(1, ours, spread=spread)], FACTORISED: [made(1, theirs / 3), made(1, theirs)]}
+    )
     assert {(m.name, m.cell, m.n, m.seeds) for m in found} == {
         (name, "cubic toy", 10, 10) for name in ("spread_ratio", "spread_to_factorised")
     }
@@ -92,7 +96,9 @@ def test_a_points_bands_are_its_function_and_its_noise():
     q = trained.network.noise_precisions(trained.flat).mean.view(2, 2)
     for v, each in enumerate(found):
         torch.testing.assert_close(each.x, X)
-        torch.testing.assert_close(each.mean, outputs[v] * problem.train.unit + problem.shift, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(
+            each.mean, outputs[v] * problem.train.unit + problem.shift, rtol=1e-4, atol=1e-3
+        )
         sd = (problem.train.unit / q[v, :, None].sqrt()).expand(-1, GRID)
         torch.testing.assert_close(each.sd, sd)
 

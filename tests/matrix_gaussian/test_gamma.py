@@ -18,7 +18,9 @@ def double(*values):
 
 def every_pair():
     """Every shape with every rate, in two rows."""
-    shape, rate = (x.flatten().view(2, -1) for x in torch.meshgrid(double(*SHAPES), double(*RATES), indexing="ij"))
+    shape, rate = (
+        x.flatten().view(2, -1) for x in torch.meshgrid(double(*SHAPES), double(*RATES), indexing="ij")
+    )
     return Gammas(shape.log(), rate.log())
 
 
@@ -33,7 +35,7 @@ def test_shape_and_rate_are_what_their_logarithms_say():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("rate", (RATES[0], RATES[2]))
+@pytest.mark.parametrize("rate", [RATES[0], RATES[2]])
 def test_moments_are_the_distributions(shape, rate):
     """E τ and E ln τ against an integral over ln τ, in which the density is smooth."""
     q, law = Gammas(double(shape).log(), double(rate).log()), stats.gamma(shape, scale=1 / rate)

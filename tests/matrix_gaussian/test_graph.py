@@ -74,7 +74,12 @@ class Machine:
 
 
 def arguments(k):
-    return torch.tensor([1.0, k]), torch.tensor([2.0, -k]), torch.tensor([0.5 * k]), {"a": torch.tensor([k, 3.0])}
+    return (
+        torch.tensor([1.0, k]),
+        torch.tensor([2.0, -k]),
+        torch.tensor([0.5 * k]),
+        {"a": torch.tensor([k, 3.0])},
+    )
 
 
 def run(machine, step, steps=4):
@@ -90,7 +95,9 @@ def run(machine, step, steps=4):
 
 
 def equal(found, wanted):
-    return all(torch.equal(a, b) for f, w in zip(found, wanted, strict=True) for a, b in zip(f, w, strict=True))
+    return all(
+        torch.equal(a, b) for f, w in zip(found, wanted, strict=True) for a, b in zip(f, w, strict=True)
+    )
 
 
 def test_replays_are_the_steps_themselves(monkeypatch):

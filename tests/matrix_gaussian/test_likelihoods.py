@@ -72,7 +72,9 @@ def test_refusals():
 
 def test_samples_together():
     """Two networks of three are sure of class 0 by a little, one of class 1 by far: the average says 1, the votes 0."""
-    probabilities = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.05, 0.95]])[None, :, None].double()  # (1, 3, 1, 2)
+    probabilities = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.05, 0.95]])[
+        None, :, None
+    ].double()  # (1, 3, 1, 2)
     torch.testing.assert_close(average(probabilities), torch.tensor([[[1.25 / 3, 1.75 / 3]]]).double())
     torch.testing.assert_close(votes(probabilities), torch.tensor([[[2 / 3, 1 / 3]]]).double())
     many = torch.softmax(normal("many", 2, 7, B, 3), -1)

@@ -24,7 +24,9 @@ LAWS = {
 }
 WIDTHS, B = (2, 3, 2), 4
 each_law = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-each_likelihood = pytest.mark.parametrize("likelihood", [Gaussian(), Categorical()], ids=["numbers", "classes"])
+each_likelihood = pytest.mark.parametrize(
+    "likelihood", [Gaussian(), Categorical()], ids=["numbers", "classes"]
+)
 
 
 def normal(purpose, *shape):
@@ -87,7 +89,9 @@ def test_the_slope_is_a_difference_quotient(law, likelihood, hyper_priors, charg
     terms = network.terms(counts, unit)
     _, found = network.slope(network.bind(flat), prepared(inputs), targets, noise, terms)
     assert found.shape == flat.shape
-    torch.testing.assert_close(found, (up - down) / (2 * step), rtol=2e-6, atol=2e-7 * float(found.abs().max()))
+    torch.testing.assert_close(
+        found, (up - down) / (2 * step), rtol=2e-6, atol=2e-7 * float(found.abs().max())
+    )
 
 
 def test_the_value_is_the_batchs_mean_loss_alone():
@@ -107,7 +111,9 @@ def test_the_value_is_the_batchs_mean_loss_alone():
 
 
 def test_prepared_adds_the_bias_and_divides_by_the_root():
-    torch.testing.assert_close(prepared(torch.tensor([[3.0, 6.0, 9.0]])), torch.tensor([[1.5, 3.0, 4.5, 0.5]]))
+    torch.testing.assert_close(
+        prepared(torch.tensor([[3.0, 6.0, 9.0]])), torch.tensor([[1.5, 3.0, 4.5, 0.5]])
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- the divergence
@@ -157,7 +163,9 @@ def test_the_charge_weighs_the_weights_alone(law):
         flat, prior = anywhere(network, 2), network.prior(torch.ones(2, 2).double())
         found.append(network.divergence(flat, prior))
     q = Gammas(*(x for x in (network.precisions(flat).log_shape, network.precisions(flat).log_rate)))
-    gammas = kl_divergence(torch.distributions.Gamma(q.shape, q.rate), torch.distributions.Gamma(*prior)).sum(1)
+    gammas = kl_divergence(torch.distributions.Gamma(q.shape, q.rate), torch.distributions.Gamma(*prior)).sum(
+        1
+    )
     torch.testing.assert_close(found[0], gammas)
     torch.testing.assert_close(found[1], 0.9 * found[0] + 0.1 * found[2])
     assert (found[2] - found[0]).abs().min() > 0.1
@@ -195,7 +203,9 @@ def test_every_number_has_one_place(law, likelihood, hyper_priors):
         assert value.shape[1:] == network.laws[i].shapes(*network.sizes(i))[name]
         assert (network.places[i, name][0].start >= network.logs) is name.startswith("log_")
     flat += 1  # views, no copies
-    assert all(torch.equal(value, flat[:, network.places[key][0]].view_as(value)) for key, value in named.items())
+    assert all(
+        torch.equal(value, flat[:, network.places[key][0]].view_as(value)) for key, value in named.items()
+    )
 
 
 @pytest.mark.parametrize(("r", "c"), [(785, 150), (151, 10), (7, 50)])
@@ -262,7 +272,9 @@ def test_training_starts_where_the_paper_says(law):
     q = network.precisions(flat)
     torch.testing.assert_close(q.shape, torch.tensor([[1.0] * 4 + [6.0] * 2] * 3).double())
     torch.testing.assert_close(q.rate[:, :4], torch.full((3, 4), 0.5).double())
-    torch.testing.assert_close(q.rate[:, 4:], 6 / unit.square())  # τ of the target in its own unit is Gamma(6, 6)
+    torch.testing.assert_close(
+        q.rate[:, 4:], 6 / unit.square()
+    )  # τ of the target in its own unit is Gamma(6, 6)
     for (inputs, outputs), p in zip(((40, 60), (60, 2)), network.parameters(flat), strict=True):
         mean = p["mean"]
         assert (mean[:, -1] == 0).all()
@@ -282,7 +294,9 @@ def test_training_starts_where_the_paper_says(law):
 
 
 def test_in_standardised_units_the_prior_does_not_know_the_unit():
-    network = Network.of(Point(), (2, 1), Gaussian(prior=(3.0, 4.0), prior_scale="standardised"), hyper_priors=False)
+    network = Network.of(
+        Point(), (2, 1), Gaussian(prior=(3.0, 4.0), prior_scale="standardised"), hyper_priors=False
+    )
     shape, rate = network.prior(torch.tensor([[1.0], [1e3]]))
     assert (shape.tolist(), rate.tolist()) == ([[3.0], [3.0]], [[4.0], [4.0]])
 

@@ -62,7 +62,9 @@ def test_one_layers_functions_have_the_laws_mean_and_covariance(law):
     assert (between.abs() < 4.5 / math.sqrt(n)).all()  # outputs do not know each other
 
 
-@pytest.mark.parametrize("law", [Factorised(), RowColumn(), PseudoData(2, 0.3)], ids=["factorised", "rows", "pseudo-data"])
+@pytest.mark.parametrize(
+    "law", [Factorised(), RowColumn(), PseudoData(2, 0.3)], ids=["factorised", "rows", "pseudo-data"]
+)
 def test_a_draw_is_a_function(law):
     """One layer's functions are straight lines: no example has noise of its own."""
     x = torch.linspace(-2, 2, 5).double().view(1, 5, 1)
@@ -77,7 +79,10 @@ def test_pseudo_data_without_noise_are_passed_through():
     (p,) = fit.network.parameters(fit.flat)
     p["pseudo_inputs"][..., -1] = 1  # where the bias is
     p["log_noise"].fill_(-40)
-    for found in (sampled(fit, p["pseudo_inputs"][..., :-1], 7, seed=SEED), of_mean(fit, p["pseudo_inputs"][..., :-1])[:, None]):
+    for found in (
+        sampled(fit, p["pseudo_inputs"][..., :-1], 7, seed=SEED),
+        of_mean(fit, p["pseudo_inputs"][..., :-1])[:, None],
+    ):
         wanted = p["pseudo_outputs"][:, None].expand_as(found)
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
 
@@ -105,7 +110,9 @@ def test_the_network_of_mean_weights(law):
     fit, x = trained(law, (2, 4, 3)), normal("x", 3, 5, 2)
     h = x
     for i, p in enumerate(fit.network.parameters(fit.flat)):
-        h = torch.cat([h.clamp(min=0) if i else h, torch.ones(3, 5, 1).double()], -1) / math.sqrt(h.shape[-1] + 1)
+        h = torch.cat([h.clamp(min=0) if i else h, torch.ones(3, 5, 1).double()], -1) / math.sqrt(
+            h.shape[-1] + 1
+        )
         weights = p["mean"]
         if isinstance(law, PseudoData):
             pseudo, u = p["pseudo_inputs"] / math.sqrt(h.shape[-1]), torch.exp(2 * p["log_row"])[:, None]
@@ -114,7 +121,9 @@ def test_the_network_of_mean_weights(law):
             gain = torch.linalg.solve(square, pseudo * u).mT
             weights = weights + gain @ (p["pseudo_outputs"] - pseudo @ weights)
         h = h @ weights
-    torch.testing.assert_close(of_mean(fit, x), h, rtol=1e-7, atol=1e-7 if isinstance(law, PseudoData) else 1e-12)
+    torch.testing.assert_close(
+        of_mean(fit, x), h, rtol=1e-7, atol=1e-7 if isinstance(law, PseudoData) else 1e-12
+    )
 
 
 @pytest.mark.parametrize("law", [Factorised(), RowColumn()], ids=["factorised", "rows and columns"])
@@ -139,7 +148,9 @@ def test_points_are_sampled_as_they_are():
 def test_a_set_for_all_runs_is_that_set_for_each(law):
     fit, x = trained(law, (2, 4, 3)), normal("x", 1, 5, 2)
     each = x.expand(3, -1, -1)
-    torch.testing.assert_close(sampled(fit, x, 3, seed=SEED), sampled(fit, each, 3, seed=SEED), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        sampled(fit, x, 3, seed=SEED), sampled(fit, each, 3, seed=SEED), rtol=1e-12, atol=1e-12
+    )
     torch.testing.assert_close(of_mean(fit, x), of_mean(fit, each), rtol=1e-12, atol=1e-12)
 
 

@@ -59,7 +59,9 @@ def best(a, y, hyper_priors, steps=300):
         tau = (noise[0] / noise[1]).expand(k)
         prior = rows[0] / rows[1] * columns[0] / columns[1] if hyper_priors else 1.0
         precision = tau[:, None, None] * a.mT @ a + prior * torch.eye(r).double()
-        mean = torch.linalg.solve(precision, (tau * (a.mT @ y)).mT[..., None])[..., 0].mT  # the exact posterior's
+        mean = torch.linalg.solve(precision, (tau * (a.mT @ y)).mT[..., None])[
+            ..., 0
+        ].mT  # the exact posterior's
         variance = 1 / precision.diagonal(dim1=1, dim2=2).mT
         squares = float((mean.square() + variance).sum())
         miss = (y - a @ mean).square().sum(0) + (a.square() @ variance).sum(0)
@@ -114,14 +116,19 @@ def test_a_factorised_layer_ends_at_the_best_law(hyper_priors):
     torch.testing.assert_close(p["mean"][0], mean, rtol=0, atol=0.03)
     torch.testing.assert_close(p["log_sd"][0], 0.5 * variance.log(), rtol=0, atol=0.05)
     torch.testing.assert_close(q.mean[0, -2:], noise[0] / noise[1], rtol=0.05, atol=0)
-    torch.testing.assert_close(q.shape[0, -2:], noise[0].expand(2), rtol=0.3, atol=0)  # the objective is flat there
+    torch.testing.assert_close(
+        q.shape[0, -2:], noise[0].expand(2), rtol=0.3, atol=0
+    )  # the objective is flat there
     if hyper_priors:
         wanted = rows[0] / rows[1] * columns[0] / columns[1]
         assert float(q.mean[0, 0] * q.mean[0, 1]) == pytest.approx(wanted, rel=0.1)
     optimum = float(objective(a, y, hyper_priors, mean, variance, rows, columns, noise))
     reached = float(expected(network, average, x, y))
     assert optimum - 1e-9 < reached < optimum + 0.1
-    assert float(expected(network, network.start(torch.arange(1), torch.ones(1, 2).double(), SEED), x, y)) > optimum + 10
+    assert (
+        float(expected(network, network.start(torch.arange(1), torch.ones(1, 2).double(), SEED), x, y))
+        > optimum + 10
+    )
     loss = (reached - float(network.divergence(average, network.prior(torch.ones(1, 2).double())))) / len(y)
     assert float(found.loss.mean()) == pytest.approx(loss, rel=0.3)
 
@@ -133,7 +140,9 @@ def test_a_layer_with_one_output_and_rank_one_deviations_ends_there_too():
     network, found = ended(RowColumn(), False, y, x)
     (p,) = network.parameters(found.flat.mean(0, keepdim=True))
     torch.testing.assert_close(p["mean"][0], mean, rtol=0, atol=0.03)
-    torch.testing.assert_close((p["log_row"] + p["log_column"])[0, :, None], 0.5 * variance.log(), rtol=0, atol=0.05)
+    torch.testing.assert_close(
+        (p["log_row"] + p["log_column"])[0, :, None], 0.5 * variance.log(), rtol=0, atol=0.05
+    )
 
 
 @pytest.mark.parametrize("charge", [0.0, 1.0])
@@ -183,7 +192,9 @@ def plainly(network, e, schedule, members, seed, updates):
             taken, rows = rows[: schedule.batch], rows[schedule.batch :]
             noise = {key: streams[key](step, shapes[key]) for key in shapes}
             x, y = e.inputs[run][taken], e.targets[run][taken]
-            value, gradient = network.slope(network.bind(own.detach()), prepared(x)[None], y[None], noise, terms)
+            value, gradient = network.slope(
+                network.bind(own.detach()), prepared(x)[None], y[None], noise, terms
+            )
             own.grad = gradient
             adam.step()
             for layer, law in zip(network.parameters(own.detach()), network.laws, strict=True):
@@ -255,7 +266,9 @@ def test_adam_is_torchs():
         assert torch.equal(given, gradient)
         torch.testing.assert_close(flat, theirs.detach(), rtol=1e-6, atol=1e-7)
         path.append(flat.clone())
-        torch.testing.assert_close(ours.averaged(step), averaged(torch.stack(path), 0.95), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            ours.averaged(step), averaged(torch.stack(path), 0.95), rtol=1e-9, atol=1e-9
+        )
     torch.testing.assert_close(ours.flat, flat)  # in place
 
 
@@ -383,7 +396,9 @@ def test_every_epoch_is_a_permutation_of_the_runs_own_rows():
         epochs = rows[: len(rows) // length * length].view(-1, length)
         assert all(len(set(epoch)) == length for epoch in epochs.tolist())
         assert set(rows.tolist()) == set(range(n))
-        assert len({tuple(epoch) for epoch in epochs.tolist()}) > len(epochs) / 2  # another order each time, but by chance
+        assert (
+            len({tuple(epoch) for epoch in epochs.tolist()}) > len(epochs) / 2
+        )  # another order each time, but by chance
 
 
 def test_blocks_of_updates_join_whatever_their_length():
@@ -420,7 +435,9 @@ def test_batches_are_the_rows_in_that_order(monkeypatch):
 
 def test_fewer_rows_than_a_batch_are_refused_by_number():
     network, e = Network.of(Point(), (2, 1), Gaussian()), examples([9, 4, 5])
-    with pytest.raises(ValueError, match=r"runs \[7\] have fewer examples than a batch of 5: take smaller batches"):
+    with pytest.raises(
+        ValueError, match=r"runs \[7\] have fewer examples than a batch of 5: take smaller batches"
+    ):
         fit(network, e, Schedule(2, 5), seed=SEED, members=torch.tensor([3, 7, 8]))
 
 
