@@ -126,7 +126,7 @@ def test_kept_pieces_are_the_same_and_are_not_trained_again(found, tmp_path, mon
 def test_several_problems_and_some_methods(monkeypatch):
     """Each problem's scores are its own, whatever stands beside it."""
     monkeypatch.setattr(regression, "uci", lambda name, splits, sizes: stacked(name, splits, sizes))
-    sizes = replace(SIZES, with_subsets=("yacht",))
+    sizes = replace(SIZES, updates=8, with_subsets=("yacht",))
     contests, bands = compare(("wine", "yacht"), sizes, SEED, CPU, methods=(DIAGONAL, VMG))
     assert bands == {}
     assert list(contests) == ["wine", "yacht"]
@@ -171,9 +171,9 @@ def test_a_plan_is_the_profiles():
 def test_naval_is_judged_under_both_priors(monkeypatch, tmp_path):
     """Targets as small as naval's: with the prior in their own unit the noise cannot be learned."""
     monkeypatch.setattr(regression, "uci", lambda name, splits, sizes: stacked(name, splits, sizes, 1e-3))
-    sizes = replace(SIZES, updates=60, rate=0.1)
+    sizes = replace(SIZES, updates=24, rate=0.2)
     raw, standardised = naval(sizes, SEED, CPU, tmp_path)
-    assert (raw.name, standardised.name, raw.updates) == ("naval", "naval", 60)
+    assert (raw.name, standardised.name, raw.updates) == ("naval", "naval", 24)
     assert raw.log_likelihood(VMG).shape == (2,)
     assert (standardised.log_likelihood(VMG) - raw.log_likelihood(VMG)).min() > 1
     again = naval(sizes, SEED, CPU, tmp_path)
@@ -196,7 +196,7 @@ def test_pieces_survive_being_flat(found):
 
 
 def test_an_ensembles_piece_has_its_networks_alone_and_no_other():
-    p = Kept(None)
-    assert len(regression.piece("cubic toy", ENSEMBLE, SIZES, SEED, CPU, p).alone) == 2
-    assert regression.piece("cubic toy", COLD, SIZES, SEED, CPU, p).alone == []
-    assert regression.piece("cubic toy", COLD, SIZES, SEED, CPU, p).bands == []
+    few = replace(SIZES, updates=8)
+    made = [regression.piece("cubic toy", m, few, SEED, CPU, Kept(None)) for m in (ENSEMBLE, COLD)]
+    assert [len(piece.alone) for piece in made] == [2, 0]
+    assert [len(piece.bands) for piece in made] == [2, 0]
