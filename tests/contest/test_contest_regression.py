@@ -200,3 +200,25 @@ def test_an_ensembles_piece_has_its_networks_alone_and_no_other():
     made = [regression.piece("cubic toy", m, few, SEED, CPU, Kept(None)) for m in (ENSEMBLE, COLD)]
     assert [len(piece.alone) for piece in made] == [2, 0]
     assert [len(piece.bands) for piece in made] == [2, 0]
+
+
+def test_diabetes_is_compared_at_all_rows_and_kept(tmp_path, monkeypatch):
+    """The set itself, subsets of 20 rows for two methods; read back, nothing trains."""
+    sizes = replace(SIZES, updates=8, draws=2, with_subsets=("diabetes",))
+    contests, bands = compare(("diabetes",), sizes, SEED, CPU, tmp_path)
+    c = contests["diabetes"]
+    assert (c.splits, c.sizes, c.main, c.looks) == (2, (20, 354), 354, (1, 2, 4, 8))
+    assert set(c.scores) == set(METHODS)
+    assert bands == {}
+    for method, variants in c.scores.items():
+        for scores in variants:
+            assert scores.rmse.shape == (4 if method in (VMG, FACTORISED) else 2,)
+            assert scores.rmse.isfinite().all()
+            assert scores.log_likelihood.isfinite().all()
+            assert {values.shape for values in scores.early.values()} == {(2,)}
+
+    def train(*given):
+        raise AssertionError("a finished piece was trained again")
+
+    monkeypatch.setattr(regression, "train", train)
+    assert same(compare(("diabetes",), sizes, SEED, CPU, tmp_path)[0], contests)

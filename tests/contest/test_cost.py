@@ -148,3 +148,12 @@ def test_a_step_computes_every_gradient():
     cost._step(layer, torch.ones(5, 4), torch.ones(5, 3))()
     assert all(p.grad.abs().max() > 0 for p in layer.parameters())
     assert cost._seconds(lambda: None, torch.device("cpu")) >= 0
+
+
+def test_every_methods_steps_take_time():
+    """By the real clock, on the smallest layer of the claim."""
+    found = cost.step_times("150-150", repeats=2, steps=1, seed=991, device=torch.device("cpu"))
+    assert tuple(found.seconds) == METHODS
+    for seconds in found.seconds.values():
+        assert seconds.shape == (2,)
+        assert (seconds > 0).all()

@@ -251,3 +251,15 @@ def test_images_are_rows_of_pixels(monkeypatch):
     assert [len(x) for x in (few.train, few.labels, few.test, few.answers)] == [6, 6, 4, 4]
     assert len(load("mnist5k").train) == 9
     assert few.to(torch.device("cpu")).answers.tolist() == [0, 1, 2, 0]
+
+
+def test_intervals_over_trainings_decide_the_width():
+    """Trainings that differ alike leave the gain sharp and the error open; those that differ at one width, the reverse."""
+    apart = np.array([-0.3, 0.0, 0.3])
+    found = by_width({150: made((1.2 + apart).tolist()), 750: made((1.0 + apart).tolist())}, looks=1)
+    assert (found[0].low, found[0].high) == pytest.approx(intervals.student(1.2 + apart)[1:])
+    assert (found[1].low, found[1].high) == pytest.approx((0.2, 0.2), abs=1e-5)
+    assert claims.judge("P3-C8", "full", found).verdict == claims.UNRESOLVED
+    found = by_width({150: made([1.2] * 3), 750: made((1.0 + apart).tolist())}, looks=1)
+    assert (found[1].low, found[1].high) == pytest.approx(intervals.student(0.2 - apart)[1:], abs=1e-5)
+    assert claims.judge("P3-C8", "full", found).verdict == claims.UNRESOLVED

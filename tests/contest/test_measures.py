@@ -1,6 +1,7 @@
 """From scores to verdicts: every measurement on made-up scores with known answers, every claim on made-up measurements."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -349,3 +350,27 @@ def test_published_figures_stand_beside_ours():
     assert rows["yacht"][-1] == "not run"
     assert rows["kin8nm"][-2] == "0.08"  # no error is given
     assert rows["protein"][3] == f"4.36 ± {0.04 / 5**0.5:.2f}"
+
+
+def test_published_figures_are_the_ledgers():
+    """Those that the ledger quotes, in its order VI / PBP / dropout / VMG."""
+    figure = claims.ledger()["P3-C2"].figure
+    of_rmse, of_ll = figure.split("; log-likelihood ")
+    for table, text in ((published.RMSE, of_rmse), (published.LOG_LIKELIHOOD, of_ll)):
+        quoted = re.findall(r"(\w+) ((?:-?[\d.]+ / ){3}-?[\d.]+)", text)
+        assert len(quoted) == {of_rmse: 4, of_ll: 1}[text]
+        for name, values in quoted:
+            row = table[name.lower()]
+            assert [mean for mean, _ in (row.vi, row.pbp, row.dropout, row.vmg)] == [
+                float(value) for value in values.split(" / ")
+            ]
+    naval = published.LOG_LIKELIHOOD["naval"]
+    assert claims.ledger()["P3-C6"].figure == (
+        f"naval log-likelihood: VMG {naval.vmg[0]:.2f}, dropout {naval.dropout[0]:.2f}"
+    )
+    images = claims.ledger()["P3-C8"].figure
+    assert all(f"{width} {error:.2f}" in images for width, error in published.MNIST.items())
+    assert f"{published.MNIST_LOG} %" in images
+    assert naval.vmg[0] < measures.cap(10_741)  # the published figure lies below the cap
+    assert "naval" not in published.SETS
+    assert len(published.SETS) == 8

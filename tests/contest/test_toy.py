@@ -111,3 +111,9 @@ def test_bands_are_the_samples_mean_and_spread_with_the_noise():
         torch.testing.assert_close(each.mean, f[v].mean(1)[..., 0])
         variance = (f[v] - f[v].mean(1, keepdim=True)).square().mean(1)[..., 0] + rate[v] / shape[v]
         torch.testing.assert_close(each.sd.square(), variance, rtol=1e-4, atol=1e-4)
+
+
+def test_the_full_profile_asks_for_fifty_trainings():
+    for runs, wanted in ((50, claims.CONFIRMED), (10, claims.UNRESOLVED)):
+        found = toy.measure({VMG: [made(1, 3, runs)], FACTORISED: [made(1, 2, runs)]})
+        assert claims.judge("P3-C9", "full", found).verdict == wanted

@@ -83,14 +83,16 @@ def arguments(k):
 
 
 def run(machine, step, steps=4):
-    """States and values after each step, and the arguments as they were left."""
-    found = []
-    for k in range(1, steps + 1):
-        given = arguments(float(k))
-        value = step(*given)
-        for before, after in zip(arguments(float(k))[:3], given[:3], strict=True):
-            assert torch.equal(before, after)
+    """States and values after each step; all arguments are the caller's as before."""
+    found, given = [], [arguments(float(k)) for k in range(1, steps + 1)]
+    for one in given:
+        value = step(*one)
         found.append([x.clone() for x in (*machine.state, value)])
+    for k, (*tensors, noise) in enumerate(given, 1):
+        *before, other = arguments(float(k))
+        assert all(
+            torch.equal(a, b) for a, b in zip((*tensors, noise["a"]), (*before, other["a"]), strict=True)
+        )
     return found
 
 

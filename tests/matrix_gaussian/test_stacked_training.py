@@ -156,12 +156,12 @@ def test_a_point_ends_at_least_squares_or_at_the_ridge(charge):
         tau = (6 + len(y) / 2) / (6 + float((y - a @ mean).square().sum()) / 2)
     network = Network.of(Point(), (2, 1), Gaussian(), hyper_priors=False, charge=charge)
     e = Examples(x, y[None], torch.tensor([24]), torch.ones(1, 1).double())
-    found = fit(network, e, Schedule(450, 24, rate=0.08, average=0.9), seed=SEED)
+    found = fit(network, e, Schedule(450, 24, rate=0.2, average=0.9), seed=SEED)
     q = network.noise_precisions(found.flat)
-    close = 1e-3 if charge else 1e-9  # uncharged, the means do not ask for the noise
+    close = 1e-4 if charge else 1e-9  # uncharged, the means do not ask for the noise
     torch.testing.assert_close(network.parameters(found.flat)[0]["mean"][0], mean, rtol=0, atol=close)
-    assert float(q.mean) == pytest.approx(tau, rel=5e-3)
-    assert float(q.shape) == pytest.approx(6 + 24 / 2, rel=0.1)
+    assert float(q.mean) == pytest.approx(tau, rel=5e-4)
+    assert float(q.shape) == pytest.approx(6 + 24 / 2, rel=0.03)
 
 
 # ----------------------------------------------------------------------------------------------- the steps themselves
@@ -234,6 +234,20 @@ def test_training_is_adam_on_the_objectives_slope(law):
     assert torch.equal(some.flat, found.flat[[2, 0]])
     assert torch.equal(some.looks[6], found.looks[6][[2, 0]])
     assert (some.members.tolist(), some.loss.tolist()) == ([0, 4], found.loss[[2, 0]].tolist())
+
+
+def test_classes_are_trained_on_in_the_same_way():
+    """Labels of the run's own rows, from one set for all runs, with laws that differ from layer to layer."""
+    network = Network((2, 3, 3), (PseudoData(2, 0.3, per_entry=True), Point(0.3)), Categorical())
+    x, labels = normal("x", 1, 20, 2), (3 * Normal(0.0, 1.0).cdf(normal("labels", 1, 20))).long()
+    one = Examples(x, labels, torch.tensor([20, 7]), torch.ones(2, 1).double())
+    each = Examples(x.expand(2, -1, -1), labels.expand(2, -1), one.counts, one.unit)
+    schedule, members = Schedule(9, 3, rate=0.01, average=0.9), torch.tensor([8, 2])
+    path, values = plainly(network, each, schedule, members, SEED, 9)
+    for given in (one, each):
+        found = fit(network, given, schedule, seed=SEED, members=members)
+        torch.testing.assert_close(found.flat, averaged(path, 0.9), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.loss, values.mean(0), rtol=1e-5, atol=1e-6)
 
 
 def test_the_loss_is_that_of_the_last_thousand_batches():
@@ -330,6 +344,18 @@ def test_a_run_does_not_depend_on_its_neighbours(law):
         torch.testing.assert_close(found.flat, together.flat[runs], **close)
         torch.testing.assert_close(found.loss, together.loss[runs], **close)
         torch.testing.assert_close(found.looks[10], together.looks[10][runs], **close)
+
+
+def test_a_run_does_not_depend_on_its_neighbours_in_single_precision():
+    """As chapters train: to 1e-5 where float32 rounds at 1e-7, and all that is returned is float32."""
+    network, e = Network.of(RowColumn(), (2, 5, 1), Gaussian()), examples([20, 11, 6])
+    e = Examples(e.inputs.float(), e.targets.float(), e.counts, e.unit.float())
+    schedule, members = Schedule(11, 5, rate=0.01, looks=(10,)), torch.tensor([7, 2, 4])
+    together = fit(network, e, schedule, seed=SEED, members=members)
+    for run in range(3):
+        alone = fit(network, chosen(e, [run]), schedule, seed=SEED, members=members[run : run + 1])
+        assert {x.dtype for x in (alone.flat, alone.loss, alone.looks[10])} == {torch.float32}
+        torch.testing.assert_close(alone.flat, together.flat[run : run + 1], rtol=1e-5, atol=1e-5)
 
 
 def test_rows_beyond_a_runs_count_are_never_read():
