@@ -67,7 +67,7 @@ def test_with_no_results_every_claim_is_in_plain_sight_as_not_yet_measured(tmp_p
     assert counts[-1][-1] == f"{len(LEDGER)}/{len(LEDGER)}"
     assert {cell for row in counts[1:-1] for cell in row[1:]} == {"0/0"}
     assert text.count("no claim has been judged yet") == 2
-    assert "71 of the 71 claims" in scoreboard.verdicts_markdown(tmp_path)
+    assert "72 of the 72 claims" in scoreboard.verdicts_markdown(tmp_path)
 
 
 def test_claims_stand_in_the_order_of_their_numbers(tmp_path):
@@ -89,7 +89,7 @@ def test_verdicts_are_symbol_and_word_and_counted_with_what_chance_would_give(tm
     assert "chance alone would confirm at most 0 on average" in text
     (front,) = tables(scoreboard.verdicts_markdown(tmp_path))
     assert front[1] == [f"P1-C1 {LEDGER['P1-C1'].statement}", "✓ confirmed", "not yet measured"]
-    assert "70 of the 71 claims" in scoreboard.verdicts_markdown(tmp_path)
+    assert "71 of the 72 claims" in scoreboard.verdicts_markdown(tmp_path)
 
 
 def test_a_stale_full_run_is_stamped_and_a_fresh_one_is_not(tmp_path, monkeypatch):

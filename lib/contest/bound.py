@@ -2,8 +2,12 @@ r"""Does the paper's objective bound the evidence? Asked where the evidence is a
 
 One linear layer, W ~ N(0, I) with r rows (the bias among them) and c columns, targets with known noise:
 
-$$ y = aW + \varepsilon / \sqrt\tau, \qquad a = [x, 1] / \sqrt r, \qquad
-   \ln p(y) = \sum_j \ln N(y_j;\, 0,\; a a^\top + I / \tau). $$
+$$
+\begin{aligned}
+y &= aW + \varepsilon / \sqrt\tau, \quad a = [x, 1] / \sqrt r, \\
+\ln p(y) &= \sum_j \ln N(y_j;\, 0,\; a a^\top + I / \tau).
+\end{aligned}
+$$
 
 A valid law q has $J = E_q \ln p(y \mid W) - \mathrm{KL}(q \,\|\, p) = \ln p(y) - \mathrm{KL}(q \,\|\, p(W \mid y))$, never above
 the evidence. The best factorised one falls short by $\tfrac c2 (\sum_i \ln \Lambda_{ii} - \ln\det\Lambda)$ with $\Lambda = I +

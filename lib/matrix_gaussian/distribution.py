@@ -1,7 +1,11 @@
 r"""Matrix Gaussians in closed form: densities, divergences, marginals, linear images and conditionals.
 
-$$ W \sim MN(M, U, V) \iff \operatorname{vec} W \sim N(\operatorname{vec} M,\; V \otimes U), \qquad
-   W = M + L E K^\top, \quad U = L L^\top, \quad V = K K^\top, $$
+$$
+\begin{aligned}
+W \sim MN(M, U, V) &\iff \operatorname{vec} W \sim N(\operatorname{vec} M,\; V \otimes U), \\
+W = M + L E K^\top, &\quad U = L L^\top, \quad V = K K^\top,
+\end{aligned}
+$$
 
 with columns stacked, U (r x r) the covariance of rows (a layer's inputs), V (c x c) that of columns (its outputs)
 and E standard normal (Louizos & Welling 2016, section 2). Everything is computed from the roots L and K by

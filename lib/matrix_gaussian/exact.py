@@ -1,8 +1,12 @@
 r"""Are the closed forms exact? Each against the brute force that it replaces, in float64 (claim P3-C1).
 
-$$ \mathrm{KL}\big(N(\operatorname{vec} M, V \otimes U)\,\big\|\,\cdot\big), \qquad
-   \operatorname{vec} W \mid (I \otimes A) \operatorname{vec} W = \operatorname{vec} B, \qquad
-   A W \sim MN(A M,\; A U A^\top,\; V), $$
+$$
+\begin{aligned}
+& \mathrm{KL}\big(N(\operatorname{vec} M, V \otimes U)\,\big\|\,\cdot\big), \\
+& \operatorname{vec} W \mid (I \otimes A) \operatorname{vec} W = \operatorname{vec} B, \\
+& A W \sim MN(A M,\; A U A^\top,\; V),
+\end{aligned}
+$$
 
 the first by ``torch.distributions`` on the Kronecker Gaussian, the second by conditioning that Gaussian, the third by
 draws: of W itself, and of pre-activations as ``laws.RowColumn`` draws them. That local reparametrisation draws every

@@ -1,13 +1,18 @@
 r"""A linear layer whose weights have a law, in place of ``nn.Linear``: any law of ``laws`` and ``pseudo_data``.
 
-$$ y = [x, 1]\, W / \sqrt{r}, \quad W \sim q, \qquad
-   \text{loss} = \text{nll.mean()} + \mathrm{KL}(q \,\|\, p) / N, \quad N = \text{size of the training set} $$
+$$
+\begin{aligned}
+y &= [x, 1]\, W / \sqrt{r}, \quad W \sim q, \\
+\text{loss} &= \text{nll.mean()} + \mathrm{KL}(q \,\|\, p) / N,
+\end{aligned}
+$$
 
-with r the inputs of W, the bias included (Louizos & Welling 2016, in the authors' scaling). In training a pass
-is noisy; in evaluation it takes the posterior mean and is deterministic, unless under ``with sampling(net):``.
+with N the size of the training set and r the inputs of W, the bias included (Louizos & Welling 2016, in the authors' scaling). In training a pass
+is noisy; in evaluation it takes the posterior mean and is deterministic, unless under ``with sampling(net):``. ::
 
-    net = nn.Sequential(MatrixGaussianLinear(784, 150, seed=0), nn.ReLU(), MatrixGaussianLinear(150, 10, seed=1))
-    loss = F.cross_entropy(net(x), y) + divergence(net) / len(training_set)
+    first = MatrixGaussianLinear(784, 150, seed=0)
+    net = nn.Sequential(first, nn.ReLU(), MatrixGaussianLinear(150, 10, seed=1))
+    loss = F.cross_entropy(net(x), y) + divergence(net) / N
 
 Noise is a function of (seed, purpose, training or sampling, number of the draw) only: ``passes.generator_of``.
 """

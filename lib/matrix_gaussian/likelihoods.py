@@ -2,7 +2,9 @@ r"""What a network's outputs say about targets: a Gaussian whose precision is it
 
 Regression (Louizos & Welling 2016, read in the authors' code): $y \sim N(f, 1/\tau)$ with $\tau \sim \mathrm{Gamma}(6, 6)$ for each
 output and q(τ) a Gamma too, so that
+
 $$ E \ln p(y \mid f) = \tfrac12 E \ln \tau - \tfrac12 \ln 2\pi - \tfrac12 E\tau\, (y - f)^2 . $$
+
 The prior speaks of precisions in some unit. The authors' is the target's own unit (``prior_scale="raw"``), so that the likelihood
 depends on whether lengths are in metres or millimetres; Hernandez-Lobato and Adams' is the training targets' standard
 deviation (``"standardised"``).

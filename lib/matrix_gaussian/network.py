@@ -2,8 +2,13 @@ r"""A perceptron whose layers have laws, for R runs at once: its parameters in o
 
 The paper's objective per example (maximised there, its negative minimised here) is the mean loss of a batch under one draw, plus
 
-$$ \tfrac1N \Big\{ \sum_{\text{layers}} \mathrm{KL}(q(W) \,\|\, \mathrm{MN}(0, I/\tau_r, I/\tau_c)) + \mathrm{KL}(q(\tau_r) q(\tau_c) \,\|\, p)
-   + \mathrm{KL}_{\text{pseudo-data}} \Big\} + \tfrac1N \mathrm{KL}(q(\tau) \,\|\, p(\tau)). $$
+$$
+\begin{aligned}
+\tfrac1N \sum_{\text{layers}} \Big\{ & \mathrm{KL}(q(W) \,\|\, \mathrm{MN}(0, I/\tau_r, I/\tau_c)) \\
+& + \mathrm{KL}(q(\tau_r) q(\tau_c) \,\|\, p) + \mathrm{KL}_{\text{pseudo-data}} \Big\} \\
+& + \tfrac1N \mathrm{KL}(q(\tau) \,\|\, p(\tau)).
+\end{aligned}
+$$
 
 With learned prior precisions the factor ρ of the weights' prior becomes Eτ_r Eτ_c, and its logarithm E ln τ_r + E ln τ_c.
 """

@@ -3,8 +3,12 @@ r"""A matrix Gaussian conditioned on pseudo-data: what the paper's layer really 
 Given pseudo-inputs $\tilde A$ (m x r) and pseudo-outputs $\tilde B$ (m x c), condition W ~ MN(M, U, V), U = diag(s²) and
 V = diag(t²), on $\tilde A W = \tilde B$. With $S = \tilde A U \tilde A^\top$, for a row a of the batch,
 
-$$ E\,[aW] = aM + a U \tilde A^\top S^{-1} (\tilde B - \tilde A M), \qquad
-   \mathrm{Var}\,[aW]_j = t_j^2\,( a U a^\top - a U \tilde A^\top S^{-1} \tilde A U a^\top ). $$
+$$
+\begin{aligned}
+E\,[aW] &= aM + a U \tilde A^\top S^{-1} (\tilde B - \tilde A M), \\
+\mathrm{Var}\,[aW]_j &= t_j^2\,( a U a^\top - a U \tilde A^\top S^{-1} \tilde A U a^\top ).
+\end{aligned}
+$$
 
 (Louizos & Welling 2016, section on pseudo-data, read in the authors' code.) The law of W has the row covariance
 $U - U \tilde A^\top S^{-1} \tilde A U$ of rank r - m, which is not diagonal. Pseudo-data carry multiplicative noise,
