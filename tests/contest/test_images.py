@@ -224,6 +224,9 @@ def test_a_contest_gives_every_method_its_own_rate_and_looks(monkeypatch, tmp_pa
         assert schedule.looks == (2, 4, 6, 8, 10, 12, 14, 16, 18, 19, 20)
     assert {name for name, *_ in seen} == {*names}
     assert found[VMG].updates.tolist() == list(seen[0][2].looks)
+    alone = images.piece(VMG, 5, given, SIZES, SEED, Kept(None))
+    torch.testing.assert_close(alone.nll, found[VMG].nll)  # under its own name
+    torch.testing.assert_close(alone.mean, found[VMG].mean)
 
     for made in (3, 0):
         seen.clear()

@@ -25,9 +25,9 @@ def made(inside, outside, runs=10, spread=0.0):
 
 def test_the_ratio_is_the_ends_over_the_mean_of_the_datas_range():
     x = torch.tensor([-6.0, -5.0, -4.0, 0.0, 4.0, 5.0, 6.0])
-    sd = torch.tensor([[10.0, 99.0, 1.0, 2.0, 3.0, 99.0, 14.0], [1.0, 5.0, 1.0, 1.0, 1.0, 5.0, 1.0]])
+    sd = torch.tensor([[10.0, 99.0, 1.0, 2.0, 6.0, 99.0, 14.0], [1.0, 5.0, 1.0, 1.0, 1.0, 5.0, 1.0]])
     found = Bands(x, torch.zeros(2, 7), sd).ratio
-    torch.testing.assert_close(found, torch.tensor([12.0 / 2.0, 1.0]))
+    torch.testing.assert_close(found, torch.tensor([12.0 / 3.0, 1.0]))
 
 
 def test_coverage_is_the_share_of_the_grid_where_the_truth_is_inside():
