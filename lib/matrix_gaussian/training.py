@@ -45,6 +45,11 @@ class Examples:
             raise ValueError(
                 "the training data hold a number that is not finite: clean or leave out those rows."
             )
+        sets, runs = len(self.inputs), len(self.counts)
+        if sets not in (1, runs) or len(self.targets) != sets:
+            raise ValueError(
+                f"{sets} sets of inputs and {len(self.targets)} of targets for {runs} runs: give one for all, or one for each."
+            )
         if int(self.counts.max()) > self.inputs.shape[1] or int(self.counts.min()) < 1:
             raise ValueError(f"counts must lie between 1 and the {self.inputs.shape[1]} rows there are.")
 

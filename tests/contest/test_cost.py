@@ -150,6 +150,14 @@ def test_a_step_computes_every_gradient():
     assert cost._seconds(lambda: None, torch.device("cpu")) >= 0
 
 
+def test_a_step_pays_for_its_divergence(monkeypatch):
+    """One that pulls every mean by a thousand, per example of fifty thousand."""
+    layer = MatrixGaussianLinear(4, 3, seed=991)
+    monkeypatch.setattr(cost, "divergence", lambda module: 50_000 * 1_000 * module.mean.sum())
+    cost._step(layer, torch.zeros(5, 4), torch.zeros(5, 3))()
+    torch.testing.assert_close(layer.mean.grad[:4], torch.full((4, 3), 1_000.0), rtol=1e-3, atol=0)
+
+
 def test_every_methods_steps_take_time():
     """By the real clock, on the smallest layer of the claim."""
     found = cost.step_times("150-150", repeats=2, steps=1, seed=991, device=torch.device("cpu"))

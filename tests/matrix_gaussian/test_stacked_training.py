@@ -493,3 +493,9 @@ def test_diverged_runs_are_named():
     rates = torch.tensor([[1.0], [1e306], [1.0]]).double()
     with pytest.raises(Diverged, match=r"1 of 3 runs diverged \(run 42\)"):
         fit(network, e, Schedule(4, 4, rate=10.0), seed=SEED, members=torch.tensor([5, 42, 6]), rates=rates)
+
+
+def test_sets_that_are_neither_one_nor_one_a_run_are_refused():
+    three = torch.tensor([5, 5, 5])
+    with pytest.raises(ValueError, match="2 sets of inputs and 2 of targets for 3 runs"):
+        Examples(torch.zeros(2, 5, 1), torch.zeros(2, 5, 1), three, torch.ones(3, 1))
