@@ -216,7 +216,7 @@ def size_table(contests: Sequence[Contest]) -> list[tuple[str, ...]]:
         for n in c.sizes:
             columns = [read(method, n) for read in (c.rmse, c.log_likelihood) for method in (VMG, FACTORISED)]
             columns += [c.best(method, lambda s: s.calibration, n) for method in (VMG, FACTORISED)]
-            rows.append((c.name, n, *map(said, columns)))
+            rows.append((c.name, str(n), *map(said, columns)))
     return rows
 
 

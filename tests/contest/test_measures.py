@@ -326,7 +326,7 @@ def test_tables_hold_the_best_variants():
     assert [cell.split(" ")[0] for cell in theirs[1:]] == ["2", "-4", "-3", "0.1"]
     assert ours[1] == "1 (1 to 1)"
     rows = measures.size_table([c])
-    assert [row[:2] for row in rows] == [("made", 20), ("made", 80)]
+    assert [row[:2] for row in rows] == [("made", "20"), ("made", "80")]
     assert [cell.split(" ")[0] for cell in rows[0][2:]] == ["1", "2", "-1", "-4", "-1", "0.1"]
 
 
