@@ -271,9 +271,12 @@ def test_dropout_in_a_population_is_dropout():
 def test_what_a_population_cannot_train_is_refused_by_name():
     x, y = problem(20, 6, 4)
     recipe = Recipe(lr=0.1, batch_size=10, epochs=1)
-    norm = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 4))
-    with pytest.raises(UnsupportedTraining, match=r"'1' is a BatchNorm1d .*GroupNorm"):
+    norm = nn.Sequential(nn.Linear(6, 5), nn.InstanceNorm1d(5, track_running_stats=True), nn.Linear(5, 4))
+    with pytest.raises(UnsupportedTraining, match=r"'1' is a InstanceNorm1d .*GroupNorm"):
         train(norm, x, y, recipe, members=2, seed=0)
+    twice = nn.BatchNorm1d(6, affine=False)
+    with pytest.raises(UnsupportedTraining, match=r"share .* one set of running statistics"):
+        train(nn.Sequential(twice, nn.Linear(6, 6), twice, nn.Linear(6, 4)), x, y, recipe, members=2, seed=0)
     tied = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 4))
     tied[2].weight = tied[0].weight
     with pytest.raises(UnsupportedTraining, match="share one parameter"):
@@ -287,6 +290,166 @@ def test_what_a_population_cannot_train_is_refused_by_name():
         train(net, x, x, Recipe(lr=1.0, batch_size=1, epochs=1, loss="mse"), members=2, seed=0)
     with pytest.raises(ValueError, match="distinct"):
         train(net, x, y, recipe, members=torch.tensor([1, 1]), seed=0)
+
+
+class Residual(nn.Module):
+    """A block of no Sequential, whose norm comes by another name than its place."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.linear = nn.BatchNorm1d(6, momentum=0.4), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return x + torch.tanh(self.linear(self.norm(x)))
+
+
+def normed(kind, **factory):
+    net = {
+        "dense": lambda: [nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 4)],
+        "momenta": lambda: [
+            nn.BatchNorm1d(6, affine=False, momentum=0.7),
+            nn.Sequential(nn.Linear(6, 5), nn.Sequential(nn.BatchNorm1d(5, momentum=None), nn.Tanh())),
+            nn.Linear(5, 4),
+        ],
+        "module": lambda: [Residual(), nn.Linear(6, 4), nn.BatchNorm1d(4, eps=0.1, affine=False)],
+        "images": lambda: [
+            nn.Unflatten(1, (1, 8, 8)),
+            nn.Conv2d(1, 3, 3, bias=False),
+            nn.BatchNorm2d(3, momentum=0.3),
+            nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 2), nn.BatchNorm2d(4, momentum=None)),
+            nn.Flatten(),
+            nn.Linear(16, 4),
+            nn.BatchNorm1d(4, affine=False),
+        ],
+        "volumes": lambda: [
+            nn.Unflatten(1, (1, 4, 4, 4)),
+            nn.Conv3d(1, 2, 3),
+            nn.BatchNorm3d(2),
+            nn.Flatten(),
+            nn.Linear(16, 4),
+        ],
+    }[kind]()
+    return nn.Sequential(*net).to(**factory)
+
+
+@pytest.mark.parametrize("kind", ["dense", "momenta", "module", "images", "volumes"])
+def test_batch_norm_trains_and_keeps_its_statistics_as_torch_does(kind, monkeypatch):
+    """Three epochs of four batches, the last one smaller; members in chunks of one."""
+    monkeypatch.setattr(training, "CACHE", 1)
+    net = normed(kind, dtype=torch.float64)
+    x, y = problem(150, 64 if kind in ("images", "volumes") else 6, dtype=torch.float64)
+    recipe = Recipe(lr=0.1, batch_size=40, epochs=3, momentum=0.5, weight_decay=0.01)
+    start = initial(net, range(3, 6), 7)
+    result = train(net, x, y, recipe, members=range(3, 6), seed=7)
+    outputs = predict(net, result.params, x)
+    assert list(result.params) == list(net.state_dict())
+    for i in range(3):
+        params, loss = trained_by_torch(net.train(), member(start, i), x, y, recipe, 3 + i, 7)
+        for name, tensor in params.items():
+            torch.testing.assert_close(result.params[name][i], tensor, rtol=1e-9, atol=1e-10)
+        assert abs(result.loss[i] - loss) < 1e-9
+        torch.testing.assert_close(outputs[i], net.eval()(x), rtol=1e-9, atol=1e-10)
+
+
+def test_running_statistics_go_on_from_those_of_the_start():
+    """Each member from counts of its own; where the start holds none, from the network's."""
+    x, y = problem(dtype=torch.float64)
+    net = normed("momenta", dtype=torch.float64)
+    net[0].running_mean += 2
+    recipe, start = Recipe(lr=0.1, batch_size=40, epochs=1), initial(net, 3, 7)
+    weights_only = train(
+        net, x, y, recipe, members=3, seed=7, start={n: start[n] for n, _ in net.named_parameters()}
+    )
+    assert_same_bits(weights_only, train(net, x, y, recipe, members=3, seed=7))
+    start["1.1.0.num_batches_tracked"] += torch.tensor([0, 3, 40])
+    start["1.1.0.running_var"] *= torch.tensor([1, 2, 3])[:, None]
+    result = train(net, x, y, recipe, members=3, seed=7, start=start)
+    for i in range(3):
+        params, _ = trained_by_torch(net, member(start, i), x, y, recipe, i, 7)
+        for name, tensor in params.items():
+            torch.testing.assert_close(result.params[name][i], tensor, rtol=1e-9, atol=1e-10)
+    assert result.params["1.1.0.num_batches_tracked"].tolist() == [4, 7, 44]
+
+
+def test_a_walk_shows_the_running_statistics_of_every_step():
+    x, y = problem()
+    net, recipe = normed("momenta"), Recipe(lr=0.1, batch_size=40, epochs=2)
+    moments = [moment.params for moment in walk(net, x, y, recipe, members=3, seed=7)]
+    assert [m["0.num_batches_tracked"].tolist() for m in moments] == [[k] * 3 for k in range(1, 9)]
+    assert not torch.equal(moments[0]["1.1.0.running_mean"], moments[1]["1.1.0.running_mean"])
+    whole = train(net, x, y, recipe, members=3, seed=7)
+    for name, tensor in whole.params.items():
+        torch.testing.assert_close(moments[-1][name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_diverged_members_keep_the_running_statistics_of_their_last_finite_weights():
+    """In the first step, later in the first epoch, and in the second: as torch does it, until it breaks."""
+    x, y = problem(60, 6, 4, "mse")
+    net, recipe = normed("dense"), Recipe(lr=0.5, batch_size=20, epochs=4, loss="mse")
+    start, wild = initial(net, 20, 0), {3: 1e30, 8: 1e6, 11: 100.0}
+    calm = train(net, x, y, recipe, members=20, seed=0, start=start)
+    for i, factor in wild.items():
+        start["3.weight"][i] *= factor
+    result = train(net, x, y, recipe, members=20, seed=0, start=start)
+    assert torch.nonzero(~result.finite).flatten().tolist() == list(wild)
+    assert_same_bits(result.where(result.finite), calm.where(result.finite))
+    steps = result.diverged_at[list(wild)]
+    assert steps[0] == 0 < steps[1] < 3 <= steps[2]
+    assert torch.equal(result.params["1.num_batches_tracked"][list(wild)], steps)
+    for i, stop in zip(wild, steps.tolist(), strict=True):
+        net.load_state_dict(member(start, i))
+        optimiser = torch.optim.SGD(net.parameters(), recipe.lr)
+        for step in range(stop):
+            order = permutation(0, torch.tensor([i]), "order", step // 3, 60)[0]
+            rows = order[step % 3 * 20 : step % 3 * 20 + 20]
+            optimiser.zero_grad()
+            F.mse_loss(net(x[rows]), y[rows]).backward()
+            optimiser.step()
+        for name, tensor in net.state_dict().items():
+            torch.testing.assert_close(result.params[name][i], tensor, rtol=1e-3, atol=1e-6)
+
+
+def test_a_running_variance_beyond_the_numbers_is_divergence():
+    """Weights and loss of such a member stay finite in training, and its predictions mean nothing."""
+    x, y = problem(60, 6, 4)
+    net, recipe = normed("dense"), Recipe(lr=0.1, batch_size=20, epochs=2)
+    start = initial(net, 4, 0)
+    start["0.weight"][2] *= 1e25
+    result = train(net, x, y, recipe, members=4, seed=0, start=start)
+    assert result.diverged_at.tolist() == [-1, -1, 0, -1]
+    assert torch.equal(result.params["1.running_var"][2], torch.ones(5))
+
+
+def test_a_batch_of_one_example_is_refused_before_the_first_step():
+    x, y = problem(41, 6, 4)
+    recipe = Recipe(lr=0.1, batch_size=20, epochs=1)
+    with pytest.raises(
+        UnsupportedTraining, match=r"'1' is a BatchNorm1d, and a batch of one .* drop_last=True"
+    ):
+        train(normed("dense"), x, y, recipe, members=2, seed=0)
+    train(normed("dense"), x, y, replace(recipe, drop_last=True), members=2, seed=0)
+    x, y = problem(41, 64, 4)
+    images = normed("images")[:-1]  # its norms see several places of one image
+    result = train(images, x, y, recipe, members=2, seed=0)
+    assert result.params["2.num_batches_tracked"].tolist() == [3, 3]
+
+
+def test_predictions_without_running_statistics_are_refused():
+    for kind in ("dense", "module"):
+        net = normed(kind)
+        params = {name: tensor for name, tensor in initial(net, 2, 0).items() if "running" not in name}
+        with pytest.raises(ValueError, match=r"hold no (1|0\.norm)\.running_mean"):
+            predict(net, params, torch.zeros(3, 6))
+
+
+def test_an_archive_holds_running_statistics(tmp_path):
+    x, y = problem()
+    net, path = normed("momenta"), tmp_path / "nets.safetensors"
+    trained = train(net, x, y, Recipe(lr=0.1, batch_size=40, epochs=1), members=4, seed=3)
+    save(path, trained)
+    assert_same_bits(load(path, net), trained)
+    assert_same_bits(load(path, net, members=[3, 1]), trained.where(torch.tensor([3, 1])))
+    assert trained.params["0.num_batches_tracked"].tolist() == [4] * 4
 
 
 def test_divergence_is_recorded_and_frozen_and_touches_nobody():
@@ -334,10 +497,10 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_bits_of_a_run_that_was_stopped_and_resumed(tmp_path, monkeypatch, fast):
+@pytest.mark.parametrize("kind", ["fast", "generic", "batch norm"])
+def test_bits_of_a_run_that_was_stopped_and_resumed(tmp_path, monkeypatch, kind):
     x, y = problem()
-    net = perceptron(6, 5, 4)
+    net, fast = normed("momenta") if kind == "batch norm" else perceptron(6, 5, 4), kind == "fast"
     recipe = Recipe(lr=0.1, batch_size=32, epochs=5, optimiser="adam", schedule=Cosine())
     arguments = {"members": 40, "seed": 3, "fast": fast}
     never_stopped = train(net, x, y, recipe, **arguments)

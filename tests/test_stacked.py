@@ -18,17 +18,29 @@ def one_by_one(net, params, x, own):
     return torch.stack([functional_call(net, member(params, i), (x[i] if own else x,)) for i in range(3)])
 
 
+def random_params(net, generator):
+    """Three members, with norms of random scales, shifts and running statistics."""
+    params = initial(net, 3, generator.initial_seed())
+    for name, tensor in params.items():
+        if tensor.ndim == 2 and tensor.is_floating_point():
+            tensor += 0.5 * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+        if name.endswith("running_var"):
+            tensor.abs_()
+    return params
+
+
 def assert_same(net, shape, own, seed=0):
     """Values, and gradients of a random projection by parameters and inputs, of three members."""
     net = net.double().eval()
     generator = torch.Generator().manual_seed(seed)
-    params = {name: tensor.requires_grad_() for name, tensor in initial(net, 3, seed).items()}
+    params = random_params(net, generator)
+    trained = [params[name].requires_grad_() for name, _ in net.named_parameters()]
     x = torch.randn(3 if own else 4, *([4] if own else []), *shape, generator=generator, dtype=torch.float64)
     x.requires_grad_()
     ours, theirs = stacked.forward(net, params, x), one_by_one(net, params, x, own)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     along = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
-    inputs = [*params.values(), x]
+    inputs = [*trained, x]
     for a, b in zip(
         torch.autograd.grad(ours, inputs, along), torch.autograd.grad(theirs, inputs, along), strict=True
     ):
@@ -69,6 +81,36 @@ NETS = {
             nn.Linear(18, 4),
         ),
         (2, 13, 12),
+    ),
+    "norms": (
+        lambda: nn.Sequential(
+            nn.BatchNorm2d(2, momentum=None),
+            nn.Conv2d(2, 3, 3, bias=False),
+            nn.BatchNorm2d(3, eps=0.1, affine=False),
+            nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(18, 5), nn.BatchNorm1d(5), nn.Tanh()),
+            nn.Linear(5, 4),
+        ),
+        (2, 5, 4),
+    ),
+    "norm of sequences": (
+        lambda: nn.Sequential(nn.BatchNorm1d(2, bias=False), nn.Flatten(), nn.Linear(10, 4)),
+        (2, 5),
+    ),
+    "norm before flattening": (
+        lambda: nn.Sequential(nn.BatchNorm2d(2, affine=False), nn.Flatten(), nn.Linear(12, 4)),
+        (2, 2, 3),
+    ),
+    "norms by the batch": (
+        lambda: nn.Sequential(
+            nn.BatchNorm2d(2, affine=False, track_running_stats=False),
+            nn.Conv2d(2, 3, 3),
+            nn.BatchNorm2d(3, track_running_stats=False),
+            nn.Flatten(),
+            nn.Linear(18, 5),
+            nn.BatchNorm1d(5, eps=0.1, affine=False, track_running_stats=False),
+            nn.Linear(5, 4),
+        ),
+        (2, 5, 4),
     ),
 }
 
@@ -111,6 +153,10 @@ def test_a_shape_that_could_be_both_is_asked_about():
     torch.testing.assert_close(each, one_by_one(net, params, x, own=True))
     assert stacked.forward(net, params, torch.randn(5, 1, 2, 3)).shape == (3, 5, 2)
     assert stacked.forward(net, params, torch.randn(3, 5, 2, 3)).shape == (3, 5, 2)
+    images = nn.Sequential(nn.BatchNorm2d(1), *net)  # a norm of images leaves nothing open
+    params = initial(images, 3, 0)
+    assert stacked.forward(images, params, torch.randn(3, 1, 1, 2, 3)).shape == (3, 1, 2)
+    assert stacked.forward(images, params, torch.randn(3, 1, 2, 3)).shape == (3, 3, 2)
 
 
 @pytest.mark.parametrize("budget", [1, 20_000, 1 << 30])
@@ -118,9 +164,11 @@ def test_a_shape_that_could_be_both_is_asked_about():
 def test_predictions_in_blocks_are_each_members_own(name, budget, monkeypatch):
     make, shape = NETS[name]
     net, x = make().double(), torch.randn(7, *shape, dtype=torch.float64)
-    params = initial(net, 3, 0)
+    params = random_params(net, torch.Generator().manual_seed(0))
     monkeypatch.setattr(training, "CACHE", budget)
-    torch.testing.assert_close(predict(net, params, x), one_by_one(net.eval(), params, x, own=False))
+    torch.testing.assert_close(
+        predict(net, params, x), one_by_one(net.eval(), params, x, own=False), rtol=1e-11, atol=1e-12
+    )
 
 
 def test_the_numbers_of_an_example():
@@ -129,6 +177,29 @@ def test_the_numbers_of_an_example():
     )  # around the first ReLU
     net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 3, 2, padding=1), nn.Flatten())
     assert stacked.numbers(net, torch.zeros(1, 1, 4, 4)) == 32 + 8 * 25 + 75
+    norm = nn.BatchNorm2d(1, affine=False)  # whose statistics are each member's own
+    assert stacked.numbers(nn.Sequential(norm, *net), torch.zeros(1, 1, 4, 4)) == 32 + 8 * 25 + 75
+    by_batch = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, track_running_stats=False))
+    assert stacked.numbers(by_batch, torch.zeros(1, 6)) == 10
+
+
+def test_a_norm_by_the_batch_refuses_one_example():
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, track_running_stats=False))
+    with pytest.raises(ValueError, match="one example gives it one number a channel"):
+        predict(net, initial(net, 2, 0), torch.zeros(1, 2))
+
+
+def test_a_norm_of_other_axes_is_refused_as_torch_does_it():
+    net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm1d(3))
+    with pytest.raises(ValueError, match="expected 2D or 3D input"):
+        predict(net, initial(net, 2, 0), torch.zeros(4, 1, 2, 2))
+
+
+def test_norms_are_layers_only_for_those_who_ask():
+    """A Gaussian over weights, or a dropped unit, has no meaning in a norm's tensors."""
+    norm = nn.BatchNorm1d(3)
+    assert "'1' is a BatchNorm1d, which has no stacked form" in stacked.refusal(norm, "1")
+    assert stacked.refusal(norm, "1", norms=True) is None
 
 
 @pytest.mark.parametrize(

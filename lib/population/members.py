@@ -18,8 +18,8 @@ class Population:
     """Trained members: ``params`` with a leading axis P, and what is known of each member.
 
     ``loss`` is the mean training loss over the last epoch, each batch before its step; NaN for a member that diverged.
-    ``diverged_at`` is the step (from 0) whose loss or update was the first not to be finite, or -1; such a member's
-    parameters are those before that step.  ``accuracy`` is a share of right answers that somebody measured and kept
+    ``diverged_at`` is the step (from 0) whose loss or update (of weights, of running statistics) was the first not to be
+    finite, or -1; such a member's parameters are those before that step.  ``accuracy`` is a share of right answers that somebody measured and kept
     with the members (an archive does), or None.
     """
 

@@ -5,7 +5,8 @@ nor accelerators have a fast kernel.  Here each member's patches meet its own we
 that all members share meets all their weights in one ordinary product or convolution.
 
 Activations carry the axes (members, batch, ...).  An axis of length 1 in place of the members means: the same for all.
-Everything is in evaluation mode, and made of plain operations: autograd and torch.func go through it.
+Everything is in evaluation mode, and made of plain operations: autograd and torch.func go through it.  A BatchNorm that
+keeps no running statistics normalises by the batch in that mode too: its batches are not to be split (``by_batch``).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ ELEMENTWISE = {
     nn.Dropout: lambda x: x,
 }
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def linear(
@@ -68,6 +70,34 @@ def conv2d(
     return y if bias is None else y + bias[:, None, :, None, None]
 
 
+def batch_norm(
+    x: Float[Tensor, "Q B c *size"],
+    own: Mapping[str, Tensor],
+    layer: nn.BatchNorm1d | nn.BatchNorm2d,
+) -> Float[Tensor, "P B c *size"]:
+    """Each member's channels normalised by its running statistics, or by those of its batch where none are kept."""
+    layer._check_input_dim(x[0])
+    if by_batch(layer):
+        if x[0].numel() == layer.num_features:
+            raise ValueError(
+                f"a {type(layer).__name__} without running statistics normalises by the batch, and one example gives it "
+                "one number a channel: give it more examples, or keep running statistics."
+            )
+        var, mean = torch.var_mean(x, (1, *range(3, x.ndim)), correction=0)
+    else:
+        mean, var = own["running_mean"], own["running_var"]
+    scale = torch.rsqrt(var + layer.eps)
+    scale = scale * own["weight"] if "weight" in own else scale
+    shift = own["bias"] - mean * scale if "bias" in own else -mean * scale
+    channels = (slice(None), None, slice(None), *[None] * (x.ndim - 3))
+    return torch.addcmul(shift[channels], x, scale[channels])
+
+
+def by_batch(layer: nn.Module) -> bool:
+    """Whether an example's outputs depend on the other examples, in evaluation mode too."""
+    return isinstance(layer, NORMS) and layer.running_mean is None
+
+
 def padding(layer: nn.Conv2d) -> tuple[int, int, int, int]:
     """Zeros left, right, above and below, in the order of torch.nn.functional.pad."""
     if layer.padding == "valid":
@@ -87,19 +117,25 @@ def apply(
     Raises UnsupportedTraining for a layer that ``refusal`` names.
     """
     kind = type(layer)
-    if (reason := refusal(layer)) is not None:
+    if (reason := refusal(layer, norms=True)) is not None:
         raise UnsupportedTraining(reason)
     if kind is nn.Linear:
         return linear(x, own["weight"], own.get("bias"))
     if kind is nn.Conv2d:
         return conv2d(x, own["weight"], own.get("bias"), layer)
+    if kind in NORMS:
+        return batch_norm(x, own, layer)
     if kind in POOLS:
         return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     return x.flatten(2) if kind is nn.Flatten else ELEMENTWISE[kind](x)
 
 
-def refusal(layer: nn.Module, name: str = "") -> str | None:
-    """Why ``apply`` cannot take this layer, as a sentence, or None if it can."""
+def refusal(layer: nn.Module, name: str = "", norms: bool = False) -> str | None:
+    """Why this layer has no stacked form, as a sentence, or None if it has.
+
+    BatchNorms have one for those who ask for ``norms``; to others, each tensor of a layer is a trained one, and a layer
+    with weights is linear in its inputs.
+    """
     kind = type(layer)
     what = f"layer {name!r} is a {kind.__name__}" if name else f"a {kind.__name__}"
     if kind is nn.Conv2d and layer.padding_mode != "zeros":
@@ -108,9 +144,9 @@ def refusal(layer: nn.Module, name: str = "") -> str | None:
         return f"{what} that returns indices: stacked layers return activations only."
     if kind is nn.Flatten and (layer.start_dim, layer.end_dim) != (1, -1):
         return f"{what} from axis {layer.start_dim} to {layer.end_dim}: stacked layers flatten all but the batch."
-    if kind in ELEMENTWISE or kind in (*POOLS, nn.Linear, nn.Conv2d, nn.Flatten):
+    known = (*ELEMENTWISE, *POOLS, *(NORMS if norms else ()), nn.Linear, nn.Conv2d, nn.Flatten)
+    if kind in known:
         return None
-    known = (*ELEMENTWISE, *POOLS, nn.Linear, nn.Conv2d, nn.Flatten)
     return f"{what}, which has no stacked form: use one of {', '.join(k.__name__ for k in known)}."
 
 
@@ -127,7 +163,7 @@ def supports(net: nn.Module) -> bool:
     return (
         type(net) is nn.Sequential
         and any(True for _ in net.parameters())
-        and all(refusal(layer, name) is None for name, layer in layers(net))
+        and all(refusal(layer, name, norms=True) is None for name, layer in layers(net))
     )
 
 
@@ -148,7 +184,7 @@ def forward(
         )
     chain = layers(net)
     for name, layer in chain:
-        if (reason := refusal(layer, name)) is not None:
+        if (reason := refusal(layer, name, norms=True)) is not None:
             raise UnsupportedTraining(reason)
     if own is None:
         own = _has_members(chain, params, x)
@@ -168,9 +204,9 @@ def _has_members(chain: list[tuple[str, nn.Module]], params: Mapping[str, Tensor
     first = next((i for i, kind in enumerate(kinds) if kind in (nn.Linear, nn.Conv2d)), None)
     if first is None:
         raise UnsupportedTraining("the network has neither a Linear nor a Conv2d layer: nothing to stack.")
-    pooled = kinds[first] is nn.Conv2d or any(kind in POOLS for kind in kinds[:first])
-    if pooled or nn.Flatten not in kinds[:first]:
-        return x.ndim == (5 if pooled else 3)
+    images = kinds[first] is nn.Conv2d or any(kind in (*POOLS, nn.BatchNorm2d) for kind in kinds[:first])
+    if images or nn.Flatten not in kinds[:first]:
+        return x.ndim == (5 if images else 3)
     shared = x[0].numel() == chain[first][1].in_features
     each = x.ndim > 2 and x[0, 0].numel() == chain[first][1].in_features
     if shared and each and len(x) == len(next(iter(params.values()))):
@@ -182,11 +218,12 @@ def _has_members(chain: list[tuple[str, nn.Module]], params: Mapping[str, Tensor
 
 def numbers(net: nn.Module, x: Shaped[Tensor, "B ..."]) -> int:
     """How many numbers one member holds at most at a time for one example of a shared batch: in, patches and out."""
-    most, shared, at = 0, True, torch.empty(1, 1, *x.shape[1:], device="meta")
+    most, shared = 0, True
+    at = torch.empty(1, 2, *x.shape[1:], device="meta")  # two examples: a norm by the batch takes no fewer
     for _, layer in layers(net):
-        own = {name: tensor.to("meta", at.dtype)[None] for name, tensor in layer.named_parameters()}
+        own = {name: tensor.to("meta", at.dtype)[None] for name, tensor in layer.state_dict().items()}
         before, at = at, apply(layer, own, at)
         unfolds = type(layer) is nn.Conv2d and not shared
         patches = layer.groups * layer.weight[0].numel() * at[0, 0, 0].numel() if unfolds else 0
-        most, shared = max(most, before.numel() + at.numel() + patches), shared and not own
+        most, shared = max(most, (before.numel() + at.numel()) // 2 + patches), shared and not own
     return most

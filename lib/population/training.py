@@ -2,7 +2,8 @@
 
 Every random draw is a counter-based function of (seed, member, purpose, step), so a member is the same network in any
 population.  Perceptrons take the hand-written passes of ``lib.population.dense``, small convolutional networks those of
-``lib.population.convolution``; any other module takes ``lib.population.vmapped``.
+``lib.population.convolution``; any other module takes ``lib.population.vmapped``, where every member has running
+statistics of its own: they are among its parameters from the first step to the last.
 
 On a CPU the members are trained in chunks that fit the cache, one thread a chunk.  Chunks and threads change no bit of the
 result of hand-written passes; for other modules, members agree across populations up to rounding.
@@ -32,7 +33,7 @@ from lib.population.dense import Dense
 from lib.population.initialise import initial, member_ids
 from lib.population.members import Population
 from lib.population.recipe import Recipe
-from lib.population.vmapped import Vmapped
+from lib.population.vmapped import Vmapped, running
 from lib.randomness import permutation
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def train(
 ) -> Population:
     """Train every member by ``recipe`` on the same examples, each in its own random order.
 
-    ``start`` gives initial parameters (P, ...) in place of ``initial``.  With ``checkpoint``, the state is written to
-    that file (atomically) after an epoch whenever ``every`` seconds have passed, and a run that finds such a file goes on
+    ``start`` gives initial parameters (P, ...) in place of ``initial``; running statistics that it leaves out begin as in
+    ``net``.  With ``checkpoint``, the state is written to that file (atomically) after an epoch whenever ``every`` seconds have passed, and a run that finds such a file goes on
     from it, with the same bits on one CPU as a run that was never stopped; the file is removed at the end.
     ``fast=False`` takes the generic path for a perceptron too.  Raises UnsupportedTraining with the layer's name.
     """
@@ -68,7 +69,7 @@ def train(
     simple = fast and fused is None  # the fused form works on parameters as they are named
     run, slots, place, state = _begin(net, inputs, targets, recipe, members, seed, device, start, simple)
     run, model, device = replace(run, fused=fused), run.model, torch.device(device)
-    print_of_run = archive.fingerprint(recipe.to_dict(), seed, slots, state.weights, inputs, targets)
+    print_of_run = archive.fingerprint(recipe.to_dict(), seed, slots, state.packed, inputs, targets)
     epochs_done = archive.restore(checkpoint, print_of_run, state.tensors()) if checkpoint else 0
 
     with _workers(device, not isinstance(model, Vmapped)) as (workers, each):
@@ -88,7 +89,7 @@ def train(
         Path(checkpoint).unlink(missing_ok=True)
     here = place.to(device)
     return Population(
-        model.unpack([weight[here] for weight in state.weights]),
+        model.unpack([tensor[here] for tensor in state.packed]),
         member_ids(members).to(device),
         seed,
         recipe,
@@ -99,18 +100,18 @@ def train(
 
 @dataclass(frozen=True)
 class Moment:
-    """A population after one step of its training: the step's number from 0, its rate, and the weights as they stand."""
+    """A population after one step of its training: the step's number from 0, its rate, and the tensors as they stand."""
 
     step: int
     rate: float | int
     model: Dense | Convolution | Vmapped
-    weights: list[Tensor]
+    packed: list[Tensor]
     place: Tensor
 
     @property
     def params(self) -> Params:
-        """A copy of the members' parameters (P, ...) after this step."""
-        return self.model.unpack([weight[self.place] for weight in self.weights])
+        """A copy of the members' parameters (P, ...), running statistics among them, after this step."""
+        return self.model.unpack([tensor[self.place] for tensor in self.packed])
 
 
 Update = Callable[[list[Tensor], list[Tensor], Tensor, int, float], None]
@@ -144,7 +145,7 @@ def walk(
             if done is None:
                 break
             rate = recipe.rate(done[0], run.steps)
-            yield Moment(done[0], rate, run.model, state.weights, here)
+            yield Moment(done[0], rate, run.model, state.packed, here)
 
 
 def _begin(
@@ -167,22 +168,25 @@ def _begin(
         raise ValueError(f"{n} inputs and {len(targets)} targets: there must be one target for each input.")
     model = Dense.recognise(net, recipe.loss) if fast else None
     model = model or (Convolution.recognise(net, recipe.loss, tuple(inputs.shape[1:])) if fast else None)
-    model = model or Vmapped(net, recipe.loss, seed, inputs, device)
-    targets = losses.as_targets(recipe.loss, targets, model.outputs, model.dtype).to(device)
     steps = recipe.steps_per_epoch(n)
     sizes = {min(recipe.batch_size, n), n - (steps - 1) * recipe.batch_size if not recipe.drop_last else n}
+    model = model or Vmapped(net, recipe.loss, seed, inputs[: min(sizes)], device)
+    targets = losses.as_targets(recipe.loss, targets, model.outputs, model.dtype).to(device)
     lanes = model.lanes(sizes & set(range(recipe.batch_size + 1)))
     slots, place = arrange(ids, lanes)
 
     if start is None:
-        weights = model.pack(initial(net, slots.to(device), seed))
+        packed = model.pack(initial(net, slots.to(device), seed))
     else:
         filled = torch.zeros(len(slots), dtype=torch.int64).index_copy(0, place, torch.arange(len(ids)))
-        weights = model.pack(
+        packed = model.pack(
             {name: start[name].detach()[filled.to(start[name].device)].to(device) for name in start}
         )
+    trained = len(model.names) if isinstance(model, Vmapped) else len(packed)
+    weights, statistics = packed[:trained], packed[trained:]
     state = _State(
         weights,
+        statistics,
         recipe.moments(weights),
         torch.full((len(slots),), torch.nan, dtype=model.dtype, device=device),
         torch.full((len(slots),), -1, device=device),
@@ -211,33 +215,45 @@ def arrange(members: Int64[Tensor, " P"], lanes: int) -> tuple[Int64[Tensor, " S
 @dataclass
 class _State:
     weights: list[Tensor]
+    statistics: list[Tensor]  # running ones, that a step moves as it reads the batch: no gradient, no moments
     moments: list[list[Tensor]]
     loss: Tensor
     diverged_at: Tensor
 
+    @property
+    def packed(self) -> list[Tensor]:
+        """All that makes the members' networks, as the model packs it."""
+        return [*self.weights, *self.statistics]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> _State:
+        weights, statistics, *moments = (
+            [change(tensor) for tensor in tensors]
+            for tensors in (self.weights, self.statistics, *self.moments)
+        )
+        return _State(weights, statistics, moments, change(self.loss), change(self.diverged_at))
+
     def part(self, chunk: slice | Tensor) -> _State:
         """Views of the members of a chunk, so that training them trains these; copies where rows are listed."""
-        moments = [[tensor[chunk] for tensor in moment] for moment in self.moments]
-        return _State([w[chunk] for w in self.weights], moments, self.loss[chunk], self.diverged_at[chunk])
+        return self._each(lambda tensor: tensor[chunk])
 
     def copy(self) -> _State:
-        moments = [[tensor.clone() for tensor in moment] for moment in self.moments]
-        return _State([w.clone() for w in self.weights], moments, self.loss.clone(), self.diverged_at.clone())
+        return self._each(torch.clone)
 
     def tensors(self) -> dict[str, Tensor]:
         named = {f"weights/{i}": tensor for i, tensor in enumerate(self.weights)}
+        named |= {f"statistics/{i}": tensor for i, tensor in enumerate(self.statistics)}
         for k, moment in enumerate(self.moments):
             named |= {f"moments/{k}/{i}": tensor for i, tensor in enumerate(moment)}
         return named | {"loss": self.loss, "diverged_at": self.diverged_at}
 
     def finite(self) -> Tensor:
-        """Which members have finite weights."""
-        return torch.stack([weight.isfinite().flatten(1).all(dim=1) for weight in self.weights]).all(dim=0)
+        """Which members have finite weights and running statistics."""
+        return torch.stack([t.isfinite().reshape(len(t), -1).all(dim=1) for t in self.packed]).all(dim=0)
 
     def put_back(self, which: Tensor, earlier: _State) -> None:
-        """Give the members ``which`` their earlier weights."""
-        for weight, old in zip(self.weights, earlier.weights, strict=True):
-            weight.copy_(torch.where(which.view(-1, *[1] * (weight.ndim - 1)), old, weight))
+        """Give the members ``which`` their earlier weights, and the running statistics that belong to them."""
+        for tensor, old in zip(self.packed, earlier.packed, strict=True):
+            tensor.copy_(torch.where(which.view(-1, *[1] * (tensor.ndim - 1)), old, tensor))
 
 
 @dataclass(frozen=True)
@@ -267,7 +283,7 @@ class _Run:
         for k, rows in enumerate(order.split(batch, dim=1)[: self.steps]):
             size, number = rows.shape[1], epoch * self.steps + k
             if size not in steps:
-                steps[size] = self.model.step(state.weights, size)
+                steps[size] = self.model.step(state.packed, size)
             gradients, values = steps[size].gradients(
                 self.table, self.targets, rows, want_losses, members, number
             )
@@ -313,11 +329,11 @@ class _Run:
             old, new = before.part(rows), state.part(rows)
             self.trace(old, new, members[rows], epoch, lost[rows])
             state.diverged_at[rows] = new.diverged_at
-            for weight, last in zip(before.weights, old.weights, strict=True):
-                weight[rows] = last
+            for tensor, last in zip(before.packed, old.packed, strict=True):
+                tensor[rows] = last
 
     def trace(self, before: _State, state: _State, members: Tensor, epoch: int, lost: Tensor) -> None:
-        """Find the steps at which the members ``lost`` diverged; ``before`` gets their last finite weights."""
+        """Find the steps at which the members ``lost`` diverged; ``before`` gets their last finite state."""
         replay = before.copy()
         previous = replay.copy()
         for step, values in self.walk(replay, members, epoch, want_losses=True):
@@ -376,6 +392,11 @@ def _bar(show: bool, total: int):
 def predict(net: nn.Module, params: Params, inputs: Shaped[Tensor, "N ..."]) -> Float[Tensor, "P N out"]:
     """Outputs of every member on the same inputs, in evaluation mode (no dropout, running statistics where kept)."""
     size = population_size(params)
+    if absent := [name for name in running(net) if name not in params]:
+        raise ValueError(
+            f"the parameters hold no {absent[0]}, and a BatchNorm predicts by each member's own running statistics: pass "
+            "all that train returned, or build the network with track_running_stats=False."
+        )
     first = next(iter(params.values()))
     inputs = inputs.to(first.device, next(t.dtype for t in params.values() if t.is_floating_point()))
     if stacked.supports(net):
@@ -393,10 +414,14 @@ def predict(net: nn.Module, params: Params, inputs: Shaped[Tensor, "N ..."]) -> 
 
 
 def _predict_stacked(net: nn.Module, params: Params, inputs: Tensor) -> Tensor:
-    """The same by batched products, in blocks of members, and of examples where one member's are too many already."""
+    """The same by batched products, in blocks of members, and of examples where one member's are too many already.
+
+    Examples stay together where a norm reads its statistics off them.
+    """
     fit = (CACHE << 2 if inputs.device.type == "cpu" else MEMORY >> 3) // inputs.element_size()
     fit = max(1, fit // stacked.numbers(net, inputs))
-    size, rows = population_size(params), min(len(inputs), fit)
+    whole = any(stacked.by_batch(layer) for _, layer in stacked.layers(net))
+    size, rows = population_size(params), len(inputs) if whole else min(len(inputs), fit)
     members = max(1, fit // max(1, rows))
     with torch.no_grad():
         blocks = (select(params, slice(i, i + members)) for i in range(0, size, members))
