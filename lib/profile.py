@@ -145,6 +145,40 @@ class MatrixGaussian:
 
 
 @dataclass(frozen=True)
+class UnitNorm:
+    """Sizes of *Optimising on the unit-norm manifold* (claims P4-C1 to P4-C10, P4-X1 to P4-X4, X-U1)."""
+
+    networks: tuple[str, ...]  # dense, convolutional: tried for exactness and timed
+    exact_seeds: int
+    exact_steps: int
+    factors: int  # random elements of the scaling group (P4-C1)
+    decay_steps: int  # SGD with and without weight decay (P4-X4)
+    images: str
+    runs: int  # streams, each with images, start, order and searched rates of its own
+    validation: int  # of the training images
+    rates: tuple[float, ...]  # of the filters
+    ratios: tuple[float, ...]  # the classifier's rate over the filters'
+    search_epochs: int  # on 1,000 images
+    search_schedules: bool  # a search for every schedule, or one for all
+    epochs: int
+    start_rates: tuple[float, ...]  # P4-C7 and X-U1
+    start_runs: int
+    start_epochs: int
+    start_small: bool  # on the 1,000 images of a search
+    tables: tuple[str, ...]  # X-U1
+    table_runs: int
+    table_splits: int  # a run
+    table_updates: int
+    scenes: bool  # whether SegNet is trained (P4-C9)
+    scene_rates: tuple[float, ...]
+    scene_seeds: int
+    scene_epochs: int
+    scene_batch: int
+    timing_repeats: int
+    timing_steps: int
+
+
+@dataclass(frozen=True)
 class Profile:
     """One named set of sizes."""
 
@@ -153,6 +187,7 @@ class Profile:
     posteriors: Posteriors
     free_energy: FreeEnergy
     matrix_gaussian: MatrixGaussian
+    unit_norm: UnitNorm
 
 
 QUICK = Profile(
@@ -269,6 +304,36 @@ QUICK = Profile(
         timing_repeats=5,  # the ledger's least number
         timing_steps=5,
     ),
+    unit_norm=UnitNorm(
+        networks=("dense",),
+        exact_seeds=3,  # the ledger's least number
+        exact_steps=60,  # likewise
+        factors=20,  # likewise
+        decay_steps=360,  # thirty epochs of digits
+        images="mnist5k",
+        runs=5,  # the ledger's least number
+        validation=500,  # the protocol's
+        rates=(0.1, 0.316, 1.0, 3.16),  # a pilot chose none below 1 of six from 0.01
+        ratios=(0.1, 1.0),  # likewise never ten
+        search_epochs=8,
+        search_schedules=False,
+        epochs=10,
+        start_rates=tuple(10 ** (k / 2) for k in range(-5, 5)),  # the ledger's ten, half a decade apart
+        start_runs=4,  # the ledger's least number
+        start_epochs=10,
+        start_small=True,
+        tables=("wine-cultivars", "breast-cancer"),
+        table_runs=5,  # the ledger's least number
+        table_splits=3,
+        table_updates=150,
+        scenes=False,
+        scene_rates=(),
+        scene_seeds=0,
+        scene_epochs=0,
+        scene_batch=0,
+        timing_repeats=5,  # the ledger's least number
+        timing_steps=20,
+    ),
 )
 
 FULL = Profile(
@@ -382,6 +447,36 @@ FULL = Profile(
         image_average=0.999,
         image_pseudo=50,
         image_draws=100,
+        timing_repeats=20,
+        timing_steps=50,
+    ),
+    unit_norm=UnitNorm(
+        networks=("dense", "convolutional"),
+        exact_seeds=10,
+        exact_steps=60,
+        factors=100,
+        decay_steps=720,
+        images="mnist",
+        runs=10,  # the protocol's
+        validation=10_000,  # likewise
+        rates=tuple(10 ** (k / 2) for k in range(-7, 3)),  # ten, the best of every pilot inside
+        ratios=(0.1, 0.316, 1.0, 3.16),
+        search_epochs=50,  # the protocol's
+        search_schedules=True,
+        epochs=60,  # the protocol's most; none stops early, so that all are as long
+        start_rates=tuple(10 ** (k / 4) for k in range(-10, 10)),  # the ledger's twenty
+        start_runs=20,  # the notes' number
+        start_epochs=10,
+        start_small=False,
+        tables=("concrete", "energy", "kin8nm"),
+        table_runs=10,  # the ledger's least number
+        table_splits=2,  # of the twenty published ones
+        table_updates=3_000,
+        scenes=True,
+        scene_rates=(0.01, 0.0316, 0.1, 0.316, 1.0, 3.16),  # six, around SegNet's published 0.1
+        scene_seeds=3,  # the notes' number
+        scene_epochs=100,  # likewise
+        scene_batch=8,
         timing_repeats=20,
         timing_steps=50,
     ),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib.contest.kept import Kept
+from lib.kept import Kept
 
 
 class Maker:

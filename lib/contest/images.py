@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib import data, intervals, metrics
 from lib.claims import Measurement
-from lib.contest.kept import Kept
+from lib.kept import Kept
 from lib.contest.methods import CHARGE, COLD, DROPOUT, FACTORISED, POINT, POINTS, VMG
 from lib.growth.parallel import side_by_side
 from lib.matrix_gaussian.laws import Factorised, Law, Point

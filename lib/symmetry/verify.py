@@ -40,7 +40,7 @@ def verify(net: nn.Module, inputs: tuple[Tensor, ...], symmetries: Symmetries) -
     A cycle and a swap generate the symmetric group. ``inputs`` give shapes and types only. Raises VerificationError,
     naming the first group or freedom at fault.
     """
-    trial = _Trial(net, inputs)
+    trial = Trial(net, inputs)
     generator = torch.Generator().manual_seed(0)
     cycles, swaps = _generators(symmetries, generator)
     log_scales = random_log_scales(symmetries, generator, spread=0.5)
@@ -70,7 +70,7 @@ def _generators(
 
 
 def _fault(
-    trial: _Trial,
+    trial: Trial,
     symmetries: Symmetries,
     elements: tuple[tuple[Tensor, ...], ...],
     log_scales: tuple[Tensor, ...],
@@ -86,7 +86,7 @@ def _fault(
 
 
 def _one_by_one(
-    trial: _Trial,
+    trial: Trial,
     symmetries: Symmetries,
     elements: tuple[tuple[Tensor, ...], ...],
     log_scales: tuple[Tensor, ...],
@@ -103,7 +103,7 @@ def _one_by_one(
         yield what, trial.error(rescale(trial.params, symmetries, alone))
 
 
-class _Trial:
+class Trial:
     """A float64 copy of the network with random parameters, its random input, and its output there."""
 
     def __init__(self, net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -113,20 +113,20 @@ class _Trial:
         self._rounding: float | None = None
         self.state = {k: v for k, v in net.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
         self.params = {name: _parameter_like(name, tensor, generator) for name, tensor in self.state.items()}
-        self.outputs = self.run(self.params, _Norms(_TINY, calibrate=generator))
+        self.outputs = self.run(self.params, Norms(_TINY, calibrate=generator))
         if not all(
             bool(torch.isfinite(y).all()) for y in self.outputs
         ):  # say, a logarithm: take its own parameters
             self.params = {k: _wide(v.detach().cpu().clone()) for k, v in self.state.items()}
-            self.outputs = self.run(self.params, _Norms(_TINY, calibrate=generator))
+            self.outputs = self.run(self.params, Norms(_TINY, calibrate=generator))
 
-    def run(self, params: Params, norms: _Norms) -> list[Tensor]:
+    def run(self, params: Params, norms: Norms) -> list[Tensor]:
         with torch.no_grad(), norms:
             outputs = functional_call(self.net, params, self.inputs)
         return [y for y in tree_leaves(outputs) if isinstance(y, Tensor)]
 
     def error(self, params: Params) -> float:
-        return _distance(self.run(params, _Norms(_TINY)), self.outputs)
+        return distance(self.run(params, Norms(_TINY)), self.outputs)
 
     def passes(self, error: float) -> bool:
         """Is this rounding? Deep networks amplify it: then what a change of 1e-15 in all parameters does is measured."""
@@ -144,12 +144,12 @@ class _Trial:
     def epsilon_effect(self, symmetries: Symmetries, log_scales: tuple[Tensor, ...]) -> float:
         """What the scales do to the network as it is: its own parameters, its own epsilons."""
         own = {name: _wide(tensor.detach().cpu()) for name, tensor in self.state.items()}
-        return _distance(
-            self.run(rescale(own, symmetries, log_scales), _Norms(None)), self.run(own, _Norms(None))
+        return distance(
+            self.run(rescale(own, symmetries, log_scales), Norms(None)), self.run(own, Norms(None))
         )
 
 
-class _Norms(TorchFunctionMode):
+class Norms(TorchFunctionMode):
     """Overrides every norm's epsilon; sets running statistics on the way (``calibrate``); keeps float64 through casts."""
 
     def __init__(self, eps: float | None, calibrate: torch.Generator | None = None) -> None:
@@ -199,7 +199,7 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _distance(outputs: list[Tensor], reference: list[Tensor]) -> float:
+def distance(outputs: list[Tensor], reference: list[Tensor]) -> float:
     """The largest change of an output relative to that output's largest entry; infinite where there is a NaN."""
     worst = 0.0
     for y, z in zip(outputs, reference, strict=True):

@@ -8,7 +8,7 @@ import torch
 
 from lib import randomness
 from lib.contest import methods, problems, regression
-from lib.contest.kept import Kept
+from lib.kept import Kept
 from lib.contest.methods import COLD, DIAGONAL, DROPOUT, ENSEMBLE, FACTORISED, POINT, VARIANTS, VMG
 from lib.contest.regression import METHODS, Piece, compare, naval, plan
 from lib.data import Dataset
