@@ -105,7 +105,9 @@ def _step(
 def measure(found: Sequence[Times]) -> list[Measurement]:
     """P4-C6: whole step, unit norm over SGD."""
     return [
-        Measurement("step_ratio", t.network, *intervals.student(t.ratio()), n=len(t.ratio()), seeds=len(t.ratio()))
+        Measurement(
+            "step_ratio", t.network, *intervals.student(t.ratio()), n=len(t.ratio()), seeds=len(t.ratio())
+        )
         for t in found
     ]
 

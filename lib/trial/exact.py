@@ -1,7 +1,7 @@
 """What theory says exactly, tried in float64: one function, two sets of weights, and every method's loss curve from both.
 
 BatchNorm's epsilon is 1e-100 here (torch refuses 0) unless said otherwise. Which weights are filters and how they may be
-rescaled comes from ``find_symmetries``, never from a list (P4-C1, C2, C3, C10, X1, X3, X4, and the identity of X2).
+rescaled comes from ``find_symmetries``, never from a list (P4-C1, C2, C3, X1, X3, X4, and the identity of X2).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch.nn import functional as F
 from lib.data import load
 from lib.params import Params, member
 from lib.population import initial
-from lib.randomness import normal, permutation, uniform
+from lib.randomness import permutation, uniform
 from lib.rules import Measurement
 from lib.symmetry import Symmetries, find_symmetries, rescale
 from lib.unit_norm.constrain import constrainable
 from lib.unit_norm.manifold import normalise
-from lib.unit_norm.steps import STEPS, chained_rates, own_rates
+from lib.unit_norm.steps import STEPS
 
 TINY = 1e-100
 BATCH = 100
@@ -60,9 +60,13 @@ class Problem:
 
     def loss(self, params: Mapping[str, Tensor], rows: Int64[Tensor, " B"]) -> Float[Tensor, ""]:
         """Cross-entropy on a batch, by the batch's own statistics."""
-        return F.cross_entropy(functional_call(self.net, dict(params), (self.inputs[rows],)), self.targets[rows])
+        return F.cross_entropy(
+            functional_call(self.net, dict(params), (self.inputs[rows],)), self.targets[rows]
+        )
 
-    def rescaled(self, params: Params, seed: int, decades: float, kinds: Sequence[str], draw: int = 0) -> Params:
+    def rescaled(
+        self, params: Params, seed: int, decades: float, kinds: Sequence[str], draw: int = 0
+    ) -> Params:
         """The same function, every unit of the freedoms of these kinds rescaled by a factor 10^U(-decades, decades)."""
         scales = []
         for i, freedom in enumerate(self.symmetries.scales):
@@ -86,7 +90,12 @@ def convolutional(eps: float = TINY, affine: bool = False, channels: int = 8) ->
     data = load("mnist", "train")
     layers: list[nn.Module] = []
     for k, n in ((1, channels), (channels, 2 * channels)):
-        layers += [nn.Conv2d(k, n, 3, bias=False), _norm(nn.BatchNorm2d, n, eps, affine), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [
+            nn.Conv2d(k, n, 3, bias=False),
+            _norm(nn.BatchNorm2d, n, eps, affine),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
     net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(2 * channels * 25, 10, bias=False)).double()
     return Problem("convolutional", net, data.inputs[:2000].double(), data.targets[:2000])
 
@@ -196,10 +205,14 @@ def affine_gap(make: Callable[..., Problem], seed: int, *, steps: int, rate: flo
     return gap(*both)
 
 
-def decay_gap(problem: Problem, seed: int, method: str, *, steps: int, rate: float, decay: float = 5e-4) -> float:
+def decay_gap(
+    problem: Problem, seed: int, method: str, *, steps: int, rate: float, decay: float = 5e-4
+) -> float:
     """P4-X4: gap of the loss curves with and without weight decay on the filters."""
     start = problem.start(seed)
-    both = [curve(problem, start, update(problem, method, rate, d), seed=seed, steps=steps) for d in (0.0, decay)]
+    both = [
+        curve(problem, start, update(problem, method, rate, d), seed=seed, steps=steps) for d in (0.0, decay)
+    ]
     return gap(*both)
 
 
@@ -219,118 +232,66 @@ def identity_error(problem: Problem, seed: int, *, steps: int, rate: float) -> f
     return worst
 
 
-# ------------------------------------------------------------------------------------------------- without a norm (P4-C10)
-
-
 @dataclass(frozen=True, eq=False)
-class Plain:
-    """A ReLU network without norms or biases: filters, a maximum of ``pool`` neighbours, ReLU, and again; then a classifier."""
+class Found:
+    """What one seed says on one network: curves from both starts, and the gaps and errors of P4-X2, X3 and X4."""
 
-    weights: list[Float[Tensor, "n k"]]
-    pool: int
-
-    @staticmethod
-    def start(seed: int, inputs: int, layers: int, pool: int, hidden: int = 32, classes: int = 10) -> Plain:
-        """Normal weights of variance 2 over the number of inputs, in float64."""
-        shapes = [(hidden, inputs), *[(hidden, hidden // pool)] * (layers - 1), (classes, hidden // pool)]
-        return Plain(
-            [
-                normal(seed, torch.tensor([seed]), f"plain/{i}", 0, s, torch.float64)[0] * (2 / s[1]) ** 0.5
-                for i, s in enumerate(shapes)
-            ],
-            pool,
-        )
-
-    def outputs(self, x: Float[Tensor, "B k"]) -> Float[Tensor, "B classes"]:
-        for weight in self.weights[:-1]:
-            x = (x @ weight.T).unflatten(1, (-1, self.pool)).amax(2).clamp_min(0)
-        return x @ self.weights[-1].T
-
-    def rescaled(self, seed: int, decades: float = 1.0) -> Plain:
-        """The same function: every pool's rows by a factor of its own, the columns that read it by the inverse."""
-        weights, columns = [], self.weights[0].new_ones(self.weights[0].shape[1])
-        for i, weight in enumerate(self.weights[:-1]):
-            u = uniform(seed, torch.tensor([seed]), f"plain scales/{i}", 0, (len(weight) // self.pool,), torch.float64)
-            factor = 10 ** ((2 * u[0] - 1) * decades)
-            weights.append(factor.repeat_interleave(self.pool)[:, None] * weight / columns)
-            columns = factor
-        return Plain([*weights, self.weights[-1] / columns], self.pool)
+    curves: Curves
+    affine: float
+    plain: float
+    decay_unit: float
+    decay_sgd: float
+    identity: float
 
 
-def plain_curve(
-    start: Plain,
-    inputs: Float[Tensor, "N k"],
-    targets: Int64[Tensor, " N"],
-    rule: Callable[..., list[Tensor]] | None,
-    *,
-    seed: int,
-    steps: int,
-    rate: float,
-) -> Float[np.ndarray, " steps"]:
-    """Loss curve under w ← w - η f g with the factors f of ``rule`` (``chained_rates`` or ``own_rates``), or of SGD, f = 1."""
-    weights = [weight.clone() for weight in start.weights]
-    losses = []
-    for rows in batches(len(inputs), seed, steps):
-        leaves = [weight.requires_grad_() for weight in weights]
-        loss = F.cross_entropy(Plain(leaves, start.pool).outputs(inputs[rows]), targets[rows])
-        gradients = torch.autograd.grad(loss, leaves)
-        weights = [weight.detach() for weight in leaves]
-        factors = [1.0] * len(weights) if rule is None else _factors(rule, weights, start.pool)
-        weights = [w - rate * f * g for w, f, g in zip(weights, factors, gradients, strict=True)]
-        losses.append(float(loss.detach()))
-    return np.array(losses)
+RATE, FAST = 0.1, 1.0  # of every curve; and of P4-X4's whole training
 
 
-def _factors(rule: Callable[..., list[Tensor]], weights: list[Tensor], pool: int) -> list[Tensor]:
-    return rule(weights, pool) if rule is chained_rates else rule(weights)
+def look(name: str, seed: int, *, steps: int, decay_steps: int) -> Found:
+    """Everything about one network that needs training, for one seed."""
+    make = NETWORKS[name]
+    problem = make()
+    short = {"steps": steps, "rate": RATE}
+    return Found(
+        curves(problem, seed, **short),
+        affine_gap(make, seed, affine=True, **short),
+        affine_gap(make, seed, affine=False, **short),
+        max(decay_gap(problem, seed, "unit norm", steps=steps, rate=rate) for rate in (RATE, FAST)),
+        decay_gap(problem, seed, "SGD", steps=decay_steps, rate=FAST),
+        identity_error(problem, seed, **short),
+    )
 
 
-@dataclass(frozen=True)
-class WithoutNorm:
-    """P4-C10, one seed: gaps of the loss curves by (hidden layers, pool) for the chained rule, own norms, and SGD."""
-
-    chained: dict[tuple[int, int], float]
-    own: dict[tuple[int, int], float]
-    sgd: dict[tuple[int, int], float]
-
-
-def without_norm(
-    inputs: Float[Tensor, "N k"], targets: Int64[Tensor, " N"], seed: int, *, steps: int = 40, rate: float
-) -> WithoutNorm:
-    """One to three hidden layers, pool 1 and 2: each rule from two starts that are one function."""
-    found: tuple[dict, dict, dict] = ({}, {}, {})
-    for layers in (1, 2, 3):
-        for pool in (1, 2):
-            start = Plain.start(seed, inputs.shape[1], layers, pool)
-            for place, rule in zip(found, (chained_rates, own_rates, None), strict=True):
-                both = [
-                    plain_curve(s, inputs, targets, rule, seed=seed, steps=steps, rate=rate)
-                    for s in (start, start.rescaled(seed))
-                ]
-                place[layers, pool] = gap(*both)
-    return WithoutNorm(*found)
+NETWORKS: dict[str, Callable[..., Problem]] = {"dense": dense, "convolutional": convolutional}
 
 
 # ------------------------------------------------------------------------------------------------------- measurements
 
 
-def _worst(name: str, cell: str, values: Sequence[float], n: int) -> Measurement:
+def worst(name: str, cell: str, values: Sequence[float], n: int) -> Measurement:
     """Largest over the seeds, smallest to largest."""
     return Measurement(name, cell, max(values), min(values), max(values), n=n, seeds=len(values))
 
 
-def _least(name: str, cell: str, values: Sequence[float], n: int) -> Measurement:
+def least(name: str, cell: str, values: Sequence[float], n: int) -> Measurement:
     """Smallest over the seeds, smallest to largest."""
     return Measurement(name, cell, min(values), min(values), max(values), n=n, seeds=len(values))
 
 
-def measure_change(cell: str, exact: Float[np.ndarray, "s f"], epsilon: Float[np.ndarray, "s f"]) -> list[Measurement]:
+def measure_change(
+    cell: str, exact: Float[np.ndarray, "s f"], epsilon: Float[np.ndarray, "s f"]
+) -> list[Measurement]:
     """P4-C1: the largest change over the factors, of each seed."""
     n = exact.shape[1]
     return [
-        _worst("loss_change", cell, exact.max(1).tolist(), n),
-        _worst("loss_change_epsilon", cell, epsilon.max(1).tolist(), n),
+        worst("loss_change", cell, exact.max(1).tolist(), n),
+        worst("loss_change_epsilon", cell, epsilon.max(1).tolist(), n),
     ]
+
+
+def measure_identity(found: Sequence[Found], steps: int) -> list[Measurement]:
+    """P4-X2's identity."""
+    return [worst("identity_error", "SGD", [each.identity for each in found], steps)]
 
 
 def measure_curves(found: Sequence[Curves]) -> dict[str, list[Measurement]]:
@@ -344,33 +305,25 @@ def measure_curves(found: Sequence[Curves]) -> dict[str, list[Measurement]]:
         return [gap(each.unit["unit norm"], each.scaled[method]) for each in found]
 
     return {
-        "P4-C2": [_least("sgd_gap", "SGD", between("SGD"), steps)],
-        "P4-C3": [_worst("invariant_gap", m, between(m), steps) for m in ("unit norm", "scaled metric")],
+        "P4-C2": [least("sgd_gap", "SGD", between("SGD"), steps)],
+        "P4-C3": [worst("invariant_gap", m, between(m), steps) for m in ("unit norm", "scaled metric")],
         "P4-X1": [
-            _worst("method_gap", m, to_unit_norm(m), steps) for m in ("scaled metric", "normalise after the step")
+            worst("method_gap", m, to_unit_norm(m), steps)
+            for m in ("scaled metric", "normalise after the step")
         ],
     }
 
 
 def measure_affine(affine: Sequence[float], plain: Sequence[float], steps: int) -> list[Measurement]:
     """P4-X3."""
-    return [_least("affine_gap", "affine", affine, steps), _worst("plain_gap", "plain", plain, steps)]
+    return [least("affine_gap", "affine", affine, steps), worst("plain_gap", "plain", plain, steps)]
 
 
-def measure_decay(unit: Sequence[float], sgd: Sequence[float], steps: int, sgd_steps: int) -> list[Measurement]:
+def measure_decay(
+    unit: Sequence[float], sgd: Sequence[float], steps: int, sgd_steps: int
+) -> list[Measurement]:
     """P4-X4."""
     return [
-        _worst("decay_gap_unit", "unit norm", unit, steps),
-        _least("decay_gap_sgd", "SGD", sgd, sgd_steps),
+        worst("decay_gap_unit", "unit norm", unit, steps),
+        least("decay_gap_sgd", "SGD", sgd, sgd_steps),
     ]
-
-
-def measure_without_norm(found: Sequence[WithoutNorm], steps: int) -> list[Measurement]:
-    """P4-C10: the chained rule in all six cells, own norms in the four with two or three layers."""
-    measured = []
-    for layers, pool in found[0].chained:
-        cell = f"{layers} layers, pool {pool}"
-        measured.append(_worst("chained_gap", cell, [each.chained[layers, pool] for each in found], steps))
-        if layers > 1:
-            measured.append(_least("own_norm_gap", cell, [each.own[layers, pool] for each in found], steps))
-    return measured

@@ -97,9 +97,7 @@ class Search:
     classifier: Float[np.ndarray, " S"]
 
 
-def search(
-    method: str, depth: int, schedule: str, sizes: Sizes, data: Split, *, seed: int
-) -> Search:
+def search(method: str, depth: int, schedule: str, sizes: Sizes, data: Split, *, seed: int) -> Search:
     """Train every pair of the grid on the 1,000 images; ties in validation error fall to the lower validation loss."""
     runs = sizes.runs
     device = data.train.inputs.device
@@ -131,13 +129,19 @@ def search(
 @dataclass(frozen=True, eq=False)
 class Followed:
     """One method, depth and schedule: errors (E, S) on the test images, losses (E, S) on the followed training images,
-    effective rates (E, S, layers), and the searched rates."""
+    effective rates (E, S, layers), the searched rates, and the search's grid of validation errors (S, rates, ratios)."""
 
     errors: Float[np.ndarray, "E S"]
     losses: Float[np.ndarray, "E S"]
     effective: Float[np.ndarray, "E S L"]
     filters: Float[np.ndarray, " S"]
     classifier: Float[np.ndarray, " S"]
+    grid: Float[np.ndarray, "S rates ratios"]
+
+    @property
+    def search(self) -> Search:
+        """The search that gave the rates."""
+        return Search(self.grid, self.filters, self.classifier)
 
     @property
     def last(self) -> Float[np.ndarray, " S"]:
@@ -155,7 +159,9 @@ def trial(sizes: Sizes, *, seed: int, device: torch.device, kept: Kept | None = 
     found: dict[Cell, Followed] = {}
     for depth in DEPTHS:
         for method in (SGD, UNIT):
-            common = None if sizes.search_schedules else search(method, depth, "constant", sizes, data, seed=seed)
+            common = (
+                None if sizes.search_schedules else search(method, depth, "constant", sizes, data, seed=seed)
+            )
             for schedule in SCHEDULES:
                 part = kept.part(
                     f"trial-{method}-{depth}-{schedule}".replace(" ", "-"),
@@ -189,6 +195,7 @@ def follow(
         done.effective[:, :, 0].double().cpu().numpy(),
         chosen.filters,
         chosen.classifier,
+        chosen.errors,
     )
 
 
@@ -249,9 +256,7 @@ def measure_need(found: Mapping[Cell, Followed]) -> list[Measurement]:
     ]
 
 
-def matched(
-    sgd: Followed, unit: Followed, levels: int = 20
-) -> Float[np.ndarray, " S"]:
+def matched(sgd: Followed, unit: Followed, levels: int = 20) -> Float[np.ndarray, " S"]:
     """P4-C8: test error at equal training loss, SGD minus unit norm, in points, of every run.
 
     Each run's error is read as a function of its logarithmic training loss (its lowest so far, so that the function has one
@@ -270,7 +275,9 @@ def matched(
     return np.array(found)
 
 
-def _by_loss(losses: Float[np.ndarray, " E"], errors: Float[np.ndarray, " E"]) -> tuple[np.ndarray, np.ndarray]:
+def _by_loss(
+    losses: Float[np.ndarray, " E"], errors: Float[np.ndarray, " E"]
+) -> tuple[np.ndarray, np.ndarray]:
     """Error against log loss, increasing, at the epochs that brought a new lowest loss."""
     lowest = np.minimum.accumulate(losses)
     new = np.r_[True, lowest[1:] < lowest[:-1]]
@@ -304,9 +311,7 @@ def rows(found: Mapping[Cell, Followed]) -> list[tuple[str, ...]]:
     return table
 
 
-def without_norm(
-    sizes: Sizes, *, seed: int, device: torch.device
-) -> dict[str, Trained]:
+def without_norm(sizes: Sizes, *, seed: int, device: torch.device) -> dict[str, Trained]:
     """MNIST without BatchNorm (arXiv 1511.01754's first architecture): SGD, unit norm and scaled metric over the rates."""
     data = split(sizes.images, sizes.runs, sizes.validation, seed=seed, device=device)
     rates = torch.tensor(sizes.rates, device=device).expand(sizes.runs, -1).contiguous()

@@ -17,7 +17,7 @@ from torch import Tensor
 from lib import intervals
 from lib.data import load, standardise
 from lib.data.sets import Dataset
-from lib.randomness import permutation, uniform
+from lib.randomness import uniform
 from lib.rules import Measurement
 from lib.trial.images import SGD, UNIT, network, split
 from lib.unit_norm.network import Network
@@ -70,7 +70,9 @@ def band(
     widths = np.zeros(len(errors))
     for left, right, step in zip(errors[:, :-1].T, errors[:, 1:].T, np.diff(x), strict=True):
         low, high = np.minimum(left, right), np.maximum(left, right)
-        share = np.where(high > low, (threshold - low) / np.where(high > low, high - low, 1.0), low <= threshold)
+        share = np.where(
+            high > low, (threshold - low) / np.where(high > low, high - low, 1.0), low <= threshold
+        )
         widths += step * np.clip(share, 0.0, 1.0)
     return widths
 
@@ -111,7 +113,15 @@ def sweep(
 
 
 def on_images(
-    images: str, rates: Sequence[float], *, runs: int, validation: int, epochs: int, small: bool, seed: int, device: torch.device
+    images: str,
+    rates: Sequence[float],
+    *,
+    runs: int,
+    validation: int,
+    epochs: int,
+    small: bool,
+    seed: int,
+    device: torch.device,
 ) -> Sweep:
     """P4-C7 on MNIST, two layers; ``small``: on the protocol's 1,000 training images."""
     data = split(images, runs, validation, seed=seed, device=device)
@@ -150,7 +160,14 @@ def _split(name: str, draw: int) -> tuple[Dataset, Dataset]:
 
 
 def on_table(
-    name: str, rates: Sequence[float], *, runs: int, splits: int, updates: int, seed: int, device: torch.device
+    name: str,
+    rates: Sequence[float],
+    *,
+    runs: int,
+    splits: int,
+    updates: int,
+    seed: int,
+    device: torch.device,
 ) -> Sweep:
     """X-U1 on one table: two layers of 32 units, no pooling, batches of 25, about ``updates`` steps.
 

@@ -27,6 +27,7 @@ from torch import Tensor
 Rate = float | int | Tensor
 Step = Callable[[Tensor, Tensor, Rate], None]
 
+_silent = np.errstate(all="ignore")  # rows that diverge do so silently here, as in torch
 CACHE = 1 << 21  # bytes of rows and gradients that a CPU's thread works on at a time
 
 
@@ -51,6 +52,7 @@ def euclidean(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> N
 
 
 @_blockwise
+@_silent
 def unit_norm(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> None:
     """W ← R_W(-η P_W(G)), for rows of any length but zero: their tangent part is taken, and they end at length one.
 
@@ -71,6 +73,7 @@ def unit_norm(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> N
 
 
 @_blockwise
+@_silent
 def normalise_after(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> None:
     """The Euclidean step, and then every row divided by its length."""
     euclidean(w, g, rate)
@@ -78,12 +81,14 @@ def normalise_after(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate
 
 
 @_blockwise
+@_silent
 def scaled_metric(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> None:
     """w ← w - η ‖w‖² g: the Euclidean step for rows of length one, and its image under any other scaling."""
     w.addcmul_(g, _column(_vector(rate) * _inner(w, w)), value=-1)
 
 
 @_blockwise
+@_silent
 def without_radial(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> None:
     """The Euclidean step without its part along w; the length still grows, by Pythagoras."""
     tilt = _inner(w, g) / _inner(w, w)
