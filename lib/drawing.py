@@ -1,4 +1,4 @@
-"""What the chapter's pictures share: one sign a method, bands of Student's intervals, maps of correlations, plain ticks."""
+"""What the pictures of several chapters share: one sign a method, bands of Student's intervals, maps of correlations, plain ticks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lib.plots import COLOURS, DASHES, INK, MARKERS, PALETTE, Interval
 # A method keeps its colour from picture to picture, whatever is drawn beside it: how its name begins, and which sign it has.
 OWN = {
     "matrix Gaussian": 0, "pseudo-data": 0, "factorised": 1, "dropout": 2, "diagonal": 2, "deep ensemble": 3, "one network": 3,
+    "unit norm": 0, "SGD": 1,
 }  # fmt: skip
 ROOM = 1.08  # between what is drawn and the edge of a logarithmic axis, a factor
 

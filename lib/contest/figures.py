@@ -15,7 +15,8 @@ from lib import randomness
 from lib.contest import cost
 from lib.contest.bound import Result
 from lib.contest.cost import DETERMINISTIC, PSEUDO, Times
-from lib.contest.drawing import (
+from lib.contest.methods import FACTORISED, VMG
+from lib.drawing import (
     Sign,
     beside,
     colour_bar,
@@ -32,7 +33,6 @@ from lib.contest.drawing import (
     signs,
     student,
 )
-from lib.contest.methods import FACTORISED, VMG
 from lib.plots import COLOURS, INK, MARKERS, PALETTE, Shown, figure, show, style
 
 MARGIN = 3.0  # of P3-C11

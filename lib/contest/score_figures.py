@@ -8,7 +8,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lib.contest import measures, published
-from lib.contest.drawing import (
+from lib.contest.images import Errors
+from lib.contest.measures import Contest
+from lib.contest.methods import FACTORISED, VMG
+from lib.contest.problems import REACH
+from lib.contest.toy import FAR, Bands, widest
+from lib.data import Dataset
+from lib.drawing import (
     counted,
     curve,
     dot,
@@ -20,12 +26,6 @@ from lib.contest.drawing import (
     signs,
     student,
 )
-from lib.contest.images import Errors
-from lib.contest.measures import Contest
-from lib.contest.methods import FACTORISED, VMG
-from lib.contest.problems import REACH
-from lib.contest.toy import FAR, Bands, widest
-from lib.data import Dataset
 from lib.plots import INK, Shown, figure, show, style
 
 WIDTH = 3.0  # standard deviations of the toy's bands

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lib.drawing import Sign, dot, legend_above, rows, said, signs, student
+from lib.drawing import Sign, dot, legend_above, logarithmic, rows, said, signs, student
 from lib.plots import INK, Interval, Shown, figure, show, style
 from lib.trial.cost import Times
 from lib.trial.exact import Curves, gap
@@ -19,6 +19,8 @@ from lib.trial.images import SGD, UNIT, Cell, Followed
 
 ANGLE = 115.0  # of the drawn filter, in degrees
 TANGENT, RADIAL = 1.25, 0.4  # of its negative gradient: along the circle, outwards
+BESIDE = (0.85, 0.97)  # where words on the right of the circle begin
+LOWEST = 0.6  # of the lowest mean error: where an axis of errors ends at the latest
 
 
 def both() -> dict[str, Sign]:
@@ -53,7 +55,18 @@ def without(count: int) -> str:
 
 def below(cut: bool) -> str:
     """A caption's word on a logarithmic axis that cannot show all."""
-    return " What reaches zero leaves the picture." if cut else ""
+    return " What reaches the lower edge goes on below it." if cut else ""
+
+
+def error_axis(axes: Any, bands: Sequence[Float[np.ndarray, "3 _"]]) -> bool:
+    """A logarithmic axis of errors in per cent around the means; whether a band goes on below it.
+
+    A few runs' interval may reach nearly to zero, and would draw the axis with it.
+    """
+    means = np.concatenate([band[0] for band in bands])
+    least = LOWEST * means[means > 0].min()
+    logarithmic(axes, "y", [np.clip(band, least, 100.0) for band in bands])
+    return any(bool((band < least).any()) for band in bands)
 
 
 # ------------------------------------------------------------------------------------------------------------- geometry
@@ -73,7 +86,7 @@ def geometry(rate: float = 0.6) -> Shown:
     free, stepped = w + rate * down, w + rate * TANGENT * along
     kept = stepped / np.linalg.norm(stepped)
     sgd, unit = both().values()
-    fig, axes = figure(6.4, 4.6)
+    fig, axes = figure(6.4, 3.9)
     around = np.linspace(0, 2 * np.pi, 361)
     axes.plot(np.cos(around), np.sin(around), color=INK, ls="-", lw=1.0)
     axes.plot([0], [0], "+", color=INK, ms=7)
@@ -90,24 +103,24 @@ def geometry(rate: float = 0.6) -> Shown:
     axes.plot(*w, "o", color=INK, ms=6)
     length, under = np.linalg.norm(free), np.linalg.norm(stepped)
     words = {
-        "filter w, length 1": (w, (-6, 4), "right", INK),
-        "negative gradient": (w + down, (6, 2), "left", INK),
-        "its tangent part": (w + TANGENT * along, (6, 0), "left", INK),
-        f"SGD's step: length {length:.2f}": (free, (-8, 8), "right", sgd.colour),
-        "unit norm: step along the tangent,\nthen back to the circle, length 1": (
-            kept,
-            (12, -10),
-            "left",
-            unit.colour,
-        ),
-        "unit circle": (np.array([np.cos(2.9), np.sin(2.9)]), (-6, 0), "right", INK),
+        "filter w, length 1": (w, (-7, 3), "right"),
+        "negative gradient": (w + down, (6, 2), "left"),
+        "its tangent part": (w + TANGENT * along, (6, 0), "left"),
+        f"SGD's step: length {length:.2f}": (free, (-8, 8), "right"),
+        "unit circle": (np.array([np.cos(2.9), np.sin(2.9)]), (-6, 0), "right"),
     }
-    for text, (place, offset, side, colour) in words.items():
-        axes.annotate(
-            text, place, offset, textcoords="offset points", ha=side, va="center", color=colour, fontsize=9
-        )
+    for text, (place, offset, side) in words.items():
+        axes.annotate(text, place, offset, textcoords="offset points", ha=side, va="center", fontsize=9)
+    axes.annotate(
+        "unit norm's step: along the tangent,\nthen back to the circle, length 1",
+        kept,
+        BESIDE,
+        va="center",
+        fontsize=9,
+        arrowprops={"arrowstyle": "-", "color": unit.colour, "lw": 0.8, "shrinkB": 5},
+    )
     axes.set(
-        xlim=(-2.0, 2.5), ylim=(-0.35, 2.05), aspect="equal", xlabel="first weight", ylabel="second weight"
+        xlim=(-1.6, 2.2), ylim=(-0.2, 1.95), aspect="equal", xlabel="first weight", ylabel="second weight"
     )
     turned = [np.rad2deg(np.arccos(w @ end / np.linalg.norm(end))) for end in (free, kept)]
     return show(
@@ -116,7 +129,7 @@ def geometry(rate: float = 0.6) -> Shown:
         f"tangent part along it. SGD's step, rate {rate:g}, ends outside the circle, at length {length:.2f}, turned by {turned[0]:.0f} degrees. "
         f"Unit norm's follows the tangent, to length {under:.2f}, then returns along the ray to the circle: length 1, turned by {turned[1]:.0f} degrees.",
         "A filter of two weights. Behind batch normalisation with epsilon 0 the gradient is its own tangent part; any other part is projected "
-        "out. What remains of a longer filter's step is a smaller turn: SGD's effective rate is rate / |w|².",
+        "out. A longer filter turns less: SGD's effective rate is rate / |w|².",
     )
 
 
@@ -155,10 +168,10 @@ def two_starts(
         ax.plot(steps, unit, color=of[method].colour, ls="-", lw=2.6, alpha=0.75)
         look = {"ls": (0, (2, 2)), "lw": 0.9, "marker": "o", "ms": 4.0, "mfc": "none", "mew": 1.0}
         ax.plot(steps, scaled, color=INK, markevery=max(1, len(unit) // 15), **look)
-        ax.set(title=f"{method}\ngap {apart:.1e}", xlabel="step")
+        ax.set(title=f"{method}\ngap {apart:.2g}", xlabel="step")
         words.append(
             f"{method}: from the unit start {unit[0]:.2f} to {unit[-1]:.2f}, from the rescaled one {scaled[0]:.2f} to {scaled[-1]:.2f}, "
-            f"largest gap {apart:.1e}"
+            f"largest gap {apart:.2g}"
         )
     axes[0, 0].set_ylabel("loss of the batch (nats)")
     legend_above(fig, *_starts_key())
@@ -168,7 +181,7 @@ def two_starts(
         f"Loss against step, {len(methods)} panels, each with the curve from a start of unit filters and circles from the rescaled start. {'; '.join(words)}.",
         f"One seed of {len(curves)}, the same batches throughout. Both starts are one function; the second has every filter multiplied by a "
         "factor of its own, 10^U(−2, 2). Gap: largest distance of the two curves; over all seeds at most "
-        + ", ".join(f"{value:.1e} ({m})" for m, value in zip(methods, largest, strict=True))
+        + ", ".join(f"{value:.2g} ({m})" for m, value in zip(methods, largest, strict=True))
         + ".",
     )
 
@@ -210,8 +223,8 @@ def step_times(times: Sequence[Times]) -> Shown:
                 dot(ax, y, interval, sign)
                 each.append(f"{method} {said(interval, '.3g')}")
             rows(ax, list(of) if not alone else [""] * len(of))
-            ax.set(title=f"{t.network}, {what}: × {ratio}", xlim=(0, None))
-            ax.title.set_fontsize(9.5)
+            ax.set(title=f"{t.network}, {what}", xlim=(0, None))
+            ax.text(0.015, 1, f"× {ratio}", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
             words.append(f"{t.network}, {what}: {', '.join(each)}, ratio {ratio}")
     for ax in axes[-1]:
         ax.set_xlabel("time (ms)")

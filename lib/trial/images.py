@@ -264,10 +264,10 @@ def matched(sgd: Followed, unit: Followed, levels: int = 20) -> Float[np.ndarray
     """
     found = []
     for s in range(sgd.errors.shape[1]):
-        curves = [_by_loss(run.losses[:, s], 100 * run.errors[:, s]) for run in (sgd, unit)]
-        low = max(x[0] for x, _ in curves)
-        high = min(x[-1] for x, _ in curves)
-        if not low < high:
+        curves = [by_loss_of_run(run.losses[:, s], 100 * run.errors[:, s]) for run in (sgd, unit)]
+        low = np.max([x[0] for x, _ in curves])
+        high = np.min([x[-1] for x, _ in curves])
+        if not low < high < np.inf:  # nor where a run's first loss is no number
             found.append(np.nan)
             continue
         at = np.linspace(low, high, levels)
@@ -275,7 +275,7 @@ def matched(sgd: Followed, unit: Followed, levels: int = 20) -> Float[np.ndarray
     return np.array(found)
 
 
-def _by_loss(
+def by_loss_of_run(
     losses: Float[np.ndarray, " E"], errors: Float[np.ndarray, " E"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Error against log loss, increasing, at the epochs that brought a new lowest loss."""
@@ -296,6 +296,9 @@ def measure_matched(found: Mapping[Cell, Followed], schedule: str = "exponential
 
 
 def _measured(name: str, cell: str, values: Sequence[float] | np.ndarray) -> Measurement:
+    """Mean and interval; no number where a run has none (one that diverged has no effective rate)."""
+    if not np.isfinite(values).all():
+        return Measurement(name, cell, None, None, None, n=len(values), seeds=len(values))
     return Measurement(name, cell, *intervals.student(values), n=len(values), seeds=len(values))
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from lib.drawing import curve, legend_above, logarithmic, rows, said, signs, student
 from lib.plots import INK, Shown, figure, show, style
-from lib.trial.figures import below, both, cells, epochs, without
+from lib.trial.figures import below, both, cells, epochs, error_axis, without
 from lib.trial.images import SCHEDULES, SGD, UNIT, Cell, Followed, Search, Sizes
 from lib.trial.starts import MARGIN, STARTS, Sweep
 
@@ -55,7 +55,7 @@ def effective_rates(
     for ax in axes[0]:
         logarithmic(ax, "y", drawn)
     axes[0, 0].set_ylabel("effective rate / searched rate")
-    legend_above(fig, *axes[0, 0].get_legend_handles_labels(), columns=3)
+    legend_above(fig, *axes[0, 0].get_legend_handles_labels(), columns=5)
     return show(
         fig,
         f"Effective rates of {layers} layers against epochs on a logarithmic axis, a panel a schedule, as multiples of the searched rate. "
@@ -113,7 +113,7 @@ def rate_grid(search_by_method: Mapping[str, Search], sizes: Sizes) -> Shown:
     return show(
         fig,
         f"A grid of rates with the validation error of every pair, a map a method. {'. '.join(words)}.",
-        f"Per cent, mean over {runs} runs; the stronger the colour, the lower. Framed: chosen by runs, ×how many; every run takes its own best pair.",
+        f"Per cent, mean over {runs} runs; the stronger the colour, the lower. Framed: chosen by runs, × how many; every run takes its own best pair.",
     )
 
 
@@ -153,7 +153,7 @@ def _chosen(found: Search, sizes: Sizes) -> np.ndarray:
 @style()
 def starts(sweep: Sweep) -> Shown:
     """Test error against the learning rate: SGD from its four starts, unit norm, and the threshold of a good rate."""
-    of = signs([f"{SGD}, {start} start" for start in (STARTS[1], STARTS[0], *STARTS[2:])])
+    of = signs([f"{SGD}, {start} start" for start in STARTS])
     limit = threshold(sweep)
     fig, axes = figure(8.4, 4.0)
     drawn, words = [], []
@@ -170,7 +170,7 @@ def starts(sweep: Sweep) -> Shown:
     words.append(_lowest(name, sweep.rates, band))
     axes.axhline(limit, color=INK, lw=0.9, ls=":", label="a good rate is below")
     logarithmic(axes, "x", [sweep.rates])
-    cut = logarithmic(axes, "y", [np.minimum(each, 100) for each in drawn] + [[limit]])
+    cut = error_axis(axes, [*drawn, np.full((3, 1), limit)])
     axes.set(xlabel="learning rate (filters and classifier)", ylabel="test error (%)")
     legend_above(fig, *axes.get_legend_handles_labels(), columns=3)
     return show(
@@ -226,7 +226,7 @@ def good_bands(sweeps: Mapping[str, Sweep]) -> Shown:
     words = []
     for ax, (title, sweep) in zip(axes.flat, sweeps.items(), strict=False):
         series = {f"{SGD}, {start} start": sweep.sgd[start] for start in STARTS}
-        series[f"{SGD}, whatever start"] = np.max([sweep.sgd[start] for start in STARTS], axis=0)
+        series[f"{SGD}, worst start"] = np.max([sweep.sgd[start] for start in STARTS], axis=0)
         series[f"{UNIT}, any start"] = sweep.unit
         ends, limit, each = sweep.rates[[0, -1]], threshold(sweep), []
         logarithmic(ax, "x", [ends])
@@ -247,7 +247,7 @@ def good_bands(sweeps: Mapping[str, Sweep]) -> Shown:
         fig,
         f"Bars along the learning rate where the mean test error is good. {'. '.join(words)}.",
         f"Good: mean test error over runs at most {MARGIN:g} points above SGD's best from the unit start. Thin: the rates tried; a bar that "
-        "reaches their end may go on. 'Whatever start': the worst of a run's four. Below the dotted line: what X-U1 compares.",
+        "reaches their end may go on. 'Worst start': the worst of a run's four at each rate. Below the dotted line: what X-U1 compares.",
     )
 
 

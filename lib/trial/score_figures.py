@@ -9,7 +9,7 @@ import numpy as np
 from lib.drawing import counted, curve, dot, legend_above, logarithmic, rows, said, student
 from lib.plots import INK, Shown, figure, show, style
 from lib.trial import images
-from lib.trial.figures import below, both, cells, epochs, without
+from lib.trial.figures import below, both, cells, epochs, error_axis, without
 from lib.trial.images import DEPTHS, SCHEDULES, SGD, UNIT, Cell, Followed
 
 SCHEDULED = ("bold driver", "exponential decay")
@@ -38,7 +38,7 @@ def errors_by_epoch(found: Mapping[Cell, Followed], schedules: Sequence[str] = S
                 ends.append(f"{method} from {band[0, 0]:.2f} % to {said(band[:, -1])}")
             ax.set(title=f"{depth} layers, {schedule}")
             words.append(f"{depth} layers, {schedule}: {', '.join(ends)}")
-        cut |= any([logarithmic(ax, "y", drawn) for ax in line])
+        cut |= any([error_axis(ax, drawn) for ax in line])
         line[0].set_ylabel("test error (%)")
     for ax in axes[-1]:
         ax.set_xlabel("epoch")
@@ -46,8 +46,8 @@ def errors_by_epoch(found: Mapping[Cell, Followed], schedules: Sequence[str] = S
     return show(
         fig,
         f"{axes.size} panels of test error against epochs, on logarithmic axes, two curves each. {'. '.join(words)}.",
-        f"Bands: 95 % intervals of the mean over {_runs(found)} runs, each with its own searched rates. They overlap more than the paired "
-        "differences do." + below(cut),
+        f"Bands: 95 % intervals of the mean over {_runs(found)} runs, each with searched rates of its own. Paired differences have a "
+        "figure of their own." + below(cut),
     )
 
 
@@ -62,7 +62,7 @@ def gains(found: Mapping[Cell, Followed]) -> Shown:
     fig, axes = figure(6.8, 1.3 + 0.42 * len(names))
     axes.axvline(0, color=INK, lw=1, ls="--", zorder=0)
     for y, (values, interval) in enumerate(zip(each, drawn, strict=True)):
-        axes.plot(values, np.full(len(values), y + 0.25), ".", color=unit.colour, alpha=0.6, ms=5, mew=0)
+        axes.plot(values, np.full(len(values), y + 0.25), ".", color=unit.colour, alpha=0.8, ms=5, mew=0)
         dot(axes, y, interval, unit)
     rows(axes, names)
     far = 1.08 * max(float(np.abs(drawn).max()), *(float(np.abs(values).max()) for values in each), 1e-3)
@@ -70,10 +70,10 @@ def gains(found: Mapping[Cell, Followed]) -> Shown:
         xlim=(-far, far),
         xlabel="gain in test error, SGD − unit norm (points)\n← SGD better          unit norm better →",
     )
-    words = [f"{name} {said(interval)}" for name, interval in zip(names, drawn, strict=True)]
+    words = [f"{name}: {said(interval)}" for name, interval in zip(names, drawn, strict=True)]
     return show(
         fig,
-        f"Dots with intervals beside a line at zero, points of test error that unit norm gains: {', '.join(words)}; {counted(drawn)}.",
+        f"Dots with intervals beside a line at zero, points of test error that unit norm gains. {'; '.join(words)}; {counted(drawn)}.",
         f"Bars: 95 % intervals of the mean over {_runs(found)} pairs of runs (faint dots), which share images, start and order of batches.",
     )
 
@@ -127,7 +127,7 @@ def by_loss(run: Followed) -> list[tuple[np.ndarray, np.ndarray]]:
     found = []
     for losses, errors in zip(run.losses.T, 100 * run.errors.T, strict=True):
         fit = np.isfinite(losses)
-        found.append(images._by_loss(losses[fit], errors[fit]) if fit.any() else (np.empty(0), np.empty(0)))
+        found.append(images.by_loss_of_run(losses[fit], errors[fit]) if fit.any() else (np.empty(0), np.empty(0)))
     return found
 
 

@@ -24,7 +24,7 @@ from lib.unit_norm.steps import chained_rates, own_rates
 class Plain:
     """A ReLU network without norms or biases: filters, a maximum of ``pool`` neighbours, ReLU, and again; then a classifier."""
 
-    weights: list[Float[Tensor, "n k"]]
+    weights: list[Float[Tensor, "_ _"]]
     pool: int
 
     @staticmethod
@@ -125,10 +125,13 @@ def measure_without_norm(found: Sequence[WithoutNorm], steps: int) -> list[Measu
 def rows(found: Sequence[WithoutNorm]) -> list[tuple[str, ...]]:
     """For a page: hidden layers, pool, and the largest gap over the seeds for the chained rule, own norms and SGD."""
     return [
-        (str(layers), str(pool))
-        + tuple(
-            f"{max(getattr(each, rule)[layers, pool] for each in found):.1e}"
-            for rule in ("chained", "own", "sgd")
+        (
+            str(layers),
+            str(pool),
+            *(
+                f"{max(getattr(each, rule)[layers, pool] for each in found):.1e}"
+                for rule in ("chained", "own", "sgd")
+            ),
         )
         for layers, pool in found[0].chained
     ]

@@ -42,7 +42,7 @@ class BoldDriver:
         if epoch == 0:
             return 1.0
         rose = ~(costs[-1] <= costs[-2])
-        return torch.where(rose, self.down, self.up).to(costs[-1])
+        return torch.full_like(costs[-1], self.up).masked_fill_(rose, self.down)
 
 
 Schedule = Constant | ExponentialDecay | BoldDriver

@@ -2,7 +2,7 @@
 
 A *filter* is a row. Every function takes rows ``w`` (N, k), their gradients ``g`` (N, k) and a rate, a number or one a row,
 (N, 1); networks in a stack are more rows, so that one call steps hundreds of them, each by a rate of its own. With r = ‖w‖²
-and s = ⟨g, w⟩ of a row:
+and s = ⟨g, w⟩ of a row::
 
     euclidean           w ← w - η g                              stochastic gradient descent
     unit_norm           w ← (w - η (g - s w)) / ‖·‖              Badrinarayanan et al. 2015: project, step, retract
@@ -27,7 +27,6 @@ from torch import Tensor
 Rate = float | int | Tensor
 Step = Callable[[Tensor, Tensor, Rate], None]
 
-_silent = np.errstate(all="ignore")  # rows that diverge do so silently here, as in torch
 CACHE = 1 << 21  # bytes of rows and gradients that a CPU's thread works on at a time
 
 
@@ -52,7 +51,6 @@ def euclidean(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> N
 
 
 @_blockwise
-@_silent
 def unit_norm(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> None:
     """W ← R_W(-η P_W(G)), for rows of any length but zero: their tangent part is taken, and they end at length one.
 
@@ -73,7 +71,6 @@ def unit_norm(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> N
 
 
 @_blockwise
-@_silent
 def normalise_after(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> None:
     """The Euclidean step, and then every row divided by its length."""
     euclidean(w, g, rate)
@@ -81,14 +78,12 @@ def normalise_after(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate
 
 
 @_blockwise
-@_silent
 def scaled_metric(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> None:
     """w ← w - η ‖w‖² g: the Euclidean step for rows of length one, and its image under any other scaling."""
     w.addcmul_(g, _column(_vector(rate) * _inner(w, w)), value=-1)
 
 
 @_blockwise
-@_silent
 def without_radial(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> None:
     """The Euclidean step without its part along w; the length still grows, by Pythagoras."""
     tilt = _inner(w, g) / _inner(w, w)
@@ -142,6 +137,8 @@ Vector = Tensor | np.ndarray
 def _inner(first: Tensor, second: Tensor) -> Vector:
     if _by_numpy(first):
         return np.vecdot(first.detach().numpy(), second.detach().numpy())
+    if first is second:
+        return torch.linalg.vector_norm(first, dim=1).square()
     return (first * second).sum(1)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib import intervals
-from lib.contest import cost, drawing, figures, published, score_figures
+from lib import drawing, intervals
+from lib.contest import cost, figures, published, score_figures
 from lib.contest.bound import Excess, Result
 from lib.contest.cost import DETERMINISTIC, Times
 from lib.contest.images import Errors
