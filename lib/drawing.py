@@ -53,7 +53,7 @@ def student(columns: Iterable[Sequence[float | int] | np.ndarray]) -> Float[np.n
 
 def said(interval: Interval | np.ndarray, form: str = ".2f", unit: str = "") -> str:
     """An interval in words."""
-    value, low, high = (f"{float(x):{form}}" for x in interval)
+    value, low, high = (format(float(x), form) for x in interval)
     return f"{value}{unit} ({low} to {high})"
 
 

@@ -1,9 +1,5 @@
-// The reader's own group element on a 2-2-1 ReLU network. `spec` is written by lib/widgets.py; it holds the two units,
-// the pictures' limits and sizes. Nothing is fetched, nothing outside the figure is touched.
-(function (root, spec) {
-  if (!root || root.dataset.ready) return;
-  root.dataset.ready = "yes";
-  const find = (part) => root.querySelector(`[data-part="${part}"]`);
+// The reader's own group element on a 2-2-1 ReLU network: `spec` holds the two units, the pictures' limits and sizes.
+(function ({ root, spec, find, across, up, line, number, slide }) {
   const start = () => ({ order: [0, 1], logScales: [0, 0], compensate: true });
   let state = start();
 
@@ -17,11 +13,7 @@
   const value = (net, x, y) => net.reduce((sum, unit) => sum + contribution(unit, x, y), spec.bias);
   const trained = network(start());
 
-  // Drawing, in the units of each picture's own viewBox.
   const { size, plane, slice } = spec;
-  const across = (v, limit) => (v / limit + 1) * size / 2;
-  const up = (v, [low, high]) => (high - v) / (high - low) * size;
-  const line = (points) => "M" + points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L");
   const graph = (f) => line(slice.t.map((t) => [across(t, slice.limit), up(f(t * slice.direction[0], t * slice.direction[1]), slice.range)]));
   const ray = (w, other, first) => {  // where one output weight goes while its unit is scaled: from the axis outwards
     const end = w < 0 ? -plane : plane;
@@ -33,7 +25,6 @@
     find(part).setAttribute("cy", (size - across(y, plane)).toFixed(1));
   };
 
-  const number = (v) => v.toFixed(2).replace("-", "−");
   const largestChange = (net) => {
     let largest = 0;
     for (let i = -20; i <= 20; i++) for (let j = -20; j <= 20; j++) {
@@ -53,12 +44,10 @@
       find(`mirror-path-${u}`).setAttribute("d", ray(w, other, !first));
       find(`unit-${u}`).setAttribute("d", graph((a, b) => contribution(net[position], a, b)));
       const cells = find(`row-${u}`).children, unit = net[position];
-      const shown = [position === 0 ? "first" : "second", ...unit.incoming.map(number), number(unit.bias), number(unit.outgoing)];
+      const shown = [position === 0 ? "first" : "second", ...unit.incoming.map((w) => number(w)), number(unit.bias), number(unit.outgoing)];
       shown.forEach((text, i) => { cells[i + 1].textContent = text; });
-      const factor = Math.exp(state.logScales[u]), slider = find(`scale-${u}`);
-      slider.value = Math.round(state.logScales[u] / spec.reach * 100);
-      slider.setAttribute("aria-valuetext", `incoming weights times ${factor.toFixed(2)}`);
-      find(`factor-${u}`).textContent = `× ${factor.toFixed(2)}`;
+      const factor = number(Math.exp(state.logScales[u]));
+      slide(`scale-${u}`, Math.round(state.logScales[u] / spec.reach * 100), `× ${factor}`, `incoming weights times ${factor}`);
     });
     find("function").setAttribute("d", graph((a, b) => value(net, a, b)));
     const change = largestChange(net);
@@ -74,6 +63,5 @@
   find("swap").addEventListener("click", () => { state.order.reverse(); draw(); });
   find("reset").addEventListener("click", () => { state = start(); find("compensate").checked = true; draw(); });
   find("compensate").addEventListener("change", (event) => { state.compensate = event.target.checked; draw(); });
-  find("controls").hidden = false;
   draw();
 })

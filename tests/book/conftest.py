@@ -59,7 +59,7 @@ def origin(site):
 
 
 @pytest.fixture(scope="session")
-def browser(site):
+def browser():
     if CHROMIUM is None:
         pytest.skip(
             "no Chromium on this machine: install it with `apt-get install chromium` (Debian, Ubuntu)"
