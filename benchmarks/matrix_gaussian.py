@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.work import BUILD, report, serve, take_turns
+from benchmarks.work import BUILD, installed_apart, ratio, report, serve, take_turns
 from lib.contest import published
 from lib.contest.methods import VMG, Plan, score, train
 from lib.contest.problems import COLUMNS, Problem, uci
@@ -99,26 +98,9 @@ def largest_difference(law: str, name: str) -> float:
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
 
 
-def bayesian_torch() -> str | None:
-    """None where bayesian-torch lies in its folder, into which pip puts it; otherwise why it does not.
-
-    Without its requirements (torchvision, TensorBoard, scikit-learn), which its layers never import.
-    """
-    done = BAYESIAN_TORCH / "installed"
-    if done.exists():
-        return None
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(BAYESIAN_TORCH)]
-    try:
-        subprocess.run([*pip, f"bayesian-torch=={VERSION}"], check=True, stdout=sys.stderr)
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"no bayesian-torch: {error}", file=sys.stderr)
-        return f"pip could not install bayesian-torch {VERSION} (its message is on standard error)"
-    done.touch()
-    return None
-
-
 def layers(rounds: int) -> None:
-    why_not = bayesian_torch()
+    # without its requirements (torchvision, TensorBoard, scikit-learn), which its layers never import
+    why_not = installed_apart(BAYESIAN_TORCH, f"bayesian-torch=={VERSION}")
     for name in LAYERS:
         work = f"training step, layer {name}, batch {BATCH}, {THREADS} threads"
         here, peer = (
@@ -148,15 +130,6 @@ def layers(rounds: int) -> None:
                 ratio(work, seconds, peer_of, mine)
         for who in theirs.values():
             ratio(work, seconds, who, "lib, factorised")
-
-
-def ratio(work: str, seconds: dict[str, list[float] | str], above: str, below: str, **more: object) -> None:
-    """One line, of ratios taken within a round; none where one of the two has no time."""
-    a, b = seconds[above], seconds[below]
-    if not isinstance(a, str) and not isinstance(b, str):
-        of_medians = round(statistics.median(a) / statistics.median(b), 3)
-        ratios = [x / y for x, y in zip(a, b, strict=True)]
-        report(work, f"{above} / {below}", "ratio", ratios, of_medians=of_medians, **more)
 
 
 # ------------------------------------------------------------------------------------------------- yacht

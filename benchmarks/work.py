@@ -64,6 +64,30 @@ def report(work: str, who: str, unit: str, values: list[float] | str, **more: ob
     print(json.dumps(line | more), flush=True)
 
 
+def ratio(work: str, seconds: dict[str, list[float] | str], above: str, below: str, **more: object) -> None:
+    """One line, of ratios taken within a round; none where one of the two has no time."""
+    a, b = seconds[above], seconds[below]
+    if not isinstance(a, str) and not isinstance(b, str):
+        of_medians = round(statistics.median(a) / statistics.median(b), 3)
+        ratios = [x / y for x, y in zip(a, b, strict=True)]
+        report(work, f"{above} / {below}", "ratio", ratios, of_medians=of_medians, **more)
+
+
+def installed_apart(folder: Path, requirement: str) -> str | None:
+    """None where the package lies in its folder, into which pip puts it without what it requires; else why it does not."""
+    done = folder / "installed"
+    if done.exists():
+        return None
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
+    try:
+        subprocess.run([*pip, requirement], check=True, stdout=sys.stderr)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"no {requirement}: {error}", file=sys.stderr)
+        return f"pip could not install {requirement} (its message is on standard error)"
+    done.touch()
+    return None
+
+
 def jax_python() -> str | None:
     """The Python of the JAX environment, made when absent; None where it cannot be made."""
     home = BUILD / "jax"

@@ -25,7 +25,15 @@ from lib.reach import Module, Reach
 
 SIZES = "lib.profile"  # counted by the chapter's own sizes, not by its source, which holds the other chapters' too
 MACHINERY = {"lib.digest", "lib.reach", "lib.chapter", "lib.env", "lib.execute", "lib.run"}
-PRESENTATION = {"lib.plots", "lib.drawing", "lib.widgets", "lib.step_player", "lib.results", "lib.claims", "lib.scoreboard"}
+PRESENTATION = {
+    "lib.plots",
+    "lib.drawing",
+    "lib.widgets",
+    "lib.step_player",
+    "lib.results",
+    "lib.claims",
+    "lib.scoreboard",
+}
 SILENT_FIELDS = {"ctx", "kind", "type_comment", "type_ignores"}
 
 

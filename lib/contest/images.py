@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lib import data, intervals, metrics
 from lib.claims import Measurement
-from lib.kept import Kept
 from lib.contest.methods import CHARGE, COLD, DROPOUT, FACTORISED, POINT, POINTS, VMG
 from lib.growth.parallel import side_by_side
+from lib.kept import Kept
 from lib.matrix_gaussian.laws import Factorised, Law, Point
 from lib.matrix_gaussian.likelihoods import Categorical, average, votes
 from lib.matrix_gaussian.network import Network

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from lib.contest import toy
-from lib.kept import Kept, Tensors
 from lib.contest.measures import Contest
 from lib.contest.methods import (
     COLD,
@@ -29,6 +28,7 @@ from lib.contest.methods import (
 from lib.contest.problems import Problem, cubic, diabetes, uci
 from lib.contest.toy import Bands
 from lib.growth.parallel import side_by_side
+from lib.kept import Kept, Tensors
 from lib.matrix_gaussian.training import Schedule
 from lib.profile import MatrixGaussian
 

@@ -127,7 +127,9 @@ def by_loss(run: Followed) -> list[tuple[np.ndarray, np.ndarray]]:
     found = []
     for losses, errors in zip(run.losses.T, 100 * run.errors.T, strict=True):
         fit = np.isfinite(losses)
-        found.append(images.by_loss_of_run(losses[fit], errors[fit]) if fit.any() else (np.empty(0), np.empty(0)))
+        found.append(
+            images.by_loss_of_run(losses[fit], errors[fit]) if fit.any() else (np.empty(0), np.empty(0))
+        )
     return found
 
 

@@ -22,7 +22,7 @@ from lib.params import Params
 from lib.symmetry import Place, Symmetries, find_symmetries, members_of, rescale
 from lib.symmetry.act import precise, scale_units
 from lib.symmetry.scale_graph import is_counted
-from lib.symmetry.verify import TOLERANCE, distance, Norms, Trial
+from lib.symmetry.verify import TOLERANCE, Norms, Trial, distance
 
 WHY = {
     "no freedom": "no positive factor of each filter leaves the function unchanged",

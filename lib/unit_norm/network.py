@@ -145,9 +145,7 @@ class Pass:
         """(z - mean) / √(variance + ε) of every unit; every unit of every run is one channel of torch's own kernel."""
         mean, variance = self.means[layer].view(-1), self.variances[layer].view(-1)
         channels = z.view(1, -1, self.batch)
-        hat, *saved = aten.native_batch_norm(
-            channels, None, None, mean, variance, train, 0.1, self.net.eps
-        )
+        hat, *saved = aten.native_batch_norm(channels, None, None, mean, variance, train, 0.1, self.net.eps)
         self.saved.append(saved)
         return hat.view_as(z)
 

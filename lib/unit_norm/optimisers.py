@@ -32,7 +32,7 @@ class _UnitNorm(Optimizer):
     """What both optimisers share: the groups, and the way onto the manifold."""
 
     _complete = (
-        True  # False only while the first groups come in: no filter changes before all are known to be good
+        True  # False while the first groups come in: no filter changes before all are known to be good
     )
 
     def __init__(self, params: Iterable, defaults: dict[str, Any]) -> None:

@@ -152,7 +152,9 @@ class _State:
     variances: list[Tensor]
 
     def part(self, s: slice, r: slice) -> _State:
-        return _State(*([tensor[s, r] for tensor in kind] for kind in (self.weights, self.means, self.variances)))
+        return _State(
+            *([tensor[s, r] for tensor in kind] for kind in (self.weights, self.means, self.variances))
+        )
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import torch
 
 from lib import randomness
 from lib.contest import methods, problems, regression
-from lib.kept import Kept
 from lib.contest.methods import COLD, DIAGONAL, DROPOUT, ENSEMBLE, FACTORISED, POINT, VARIANTS, VMG
 from lib.contest.regression import METHODS, Piece, compare, naval, plan
 from lib.data import Dataset
+from lib.kept import Kept
 from lib.profile import QUICK
 
 SEED, CPU = 991, torch.device("cpu")

@@ -9,9 +9,9 @@ import torch
 from lib import claims, data, intervals
 from lib.contest import images
 from lib.contest.images import Digits, Errors, by_width, contest, errors, laws, load, order, train
-from lib.kept import Kept
 from lib.contest.methods import COLD, DROPOUT, FACTORISED, POINT, VMG
 from lib.data import Dataset
+from lib.kept import Kept
 from lib.matrix_gaussian.laws import Factorised, Point
 from lib.matrix_gaussian.likelihoods import Categorical
 from lib.matrix_gaussian.network import Network
