@@ -6,6 +6,7 @@ rescaled comes from ``find_symmetries``, never from a list (P4-C1, C2, C3, X1, X
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -289,13 +290,30 @@ def measure_change(
     ]
 
 
-def measure_identity(found: Sequence[Found], steps: int) -> list[Measurement]:
+def measure_looks(
+    looks: Mapping[str, Sequence[Found]], steps: int, decay_steps: int
+) -> dict[str, list[Measurement]]:
+    """P4-C2, C3, X1, X3, X4 and X2's identity, from the seeds of every network; cells name a network that is not the dense one."""
+    measured: dict[str, list[Measurement]] = defaultdict(list)
+    for name, found in looks.items():
+        where = "" if name == "dense" else f", {name}"
+        for claim, some in measure_curves([each.curves for each in found], where).items():
+            measured[claim] += some
+        affine, plain = [each.affine for each in found], [each.plain for each in found]
+        unit, sgd = [each.decay_unit for each in found], [each.decay_sgd for each in found]
+        measured["P4-X2"] += measure_identity(found, steps, where)
+        measured["P4-X3"] += measure_affine(affine, plain, steps, where)
+        measured["P4-X4"] += measure_decay(unit, sgd, steps, decay_steps, where)
+    return measured
+
+
+def measure_identity(found: Sequence[Found], steps: int, where: str = "") -> list[Measurement]:
     """P4-X2's identity."""
-    return [worst("identity_error", "SGD", [each.identity for each in found], steps)]
+    return [worst("identity_error", "SGD" + where, [each.identity for each in found], steps)]
 
 
-def measure_curves(found: Sequence[Curves]) -> dict[str, list[Measurement]]:
-    """P4-C2, C3 and X1."""
+def measure_curves(found: Sequence[Curves], where: str = "") -> dict[str, list[Measurement]]:
+    """P4-C2, C3 and X1; ``where`` is added to the names of the cells, for another network than the dense one."""
     steps = len(found[0].unit["SGD"])
 
     def between(method: str) -> list[float]:
@@ -305,25 +323,32 @@ def measure_curves(found: Sequence[Curves]) -> dict[str, list[Measurement]]:
         return [gap(each.unit["unit norm"], each.scaled[method]) for each in found]
 
     return {
-        "P4-C2": [least("sgd_gap", "SGD", between("SGD"), steps)],
-        "P4-C3": [worst("invariant_gap", m, between(m), steps) for m in ("unit norm", "scaled metric")],
+        "P4-C2": [least("sgd_gap", "SGD" + where, between("SGD"), steps)],
+        "P4-C3": [
+            worst("invariant_gap", m + where, between(m), steps) for m in ("unit norm", "scaled metric")
+        ],
         "P4-X1": [
-            worst("method_gap", m, to_unit_norm(m), steps)
+            worst("method_gap", m + where, to_unit_norm(m), steps)
             for m in ("scaled metric", "normalise after the step")
         ],
     }
 
 
-def measure_affine(affine: Sequence[float], plain: Sequence[float], steps: int) -> list[Measurement]:
+def measure_affine(
+    affine: Sequence[float], plain: Sequence[float], steps: int, where: str = ""
+) -> list[Measurement]:
     """P4-X3."""
-    return [least("affine_gap", "affine", affine, steps), worst("plain_gap", "plain", plain, steps)]
+    return [
+        least("affine_gap", "affine" + where, affine, steps),
+        worst("plain_gap", "plain" + where, plain, steps),
+    ]
 
 
 def measure_decay(
-    unit: Sequence[float], sgd: Sequence[float], steps: int, sgd_steps: int
+    unit: Sequence[float], sgd: Sequence[float], steps: int, sgd_steps: int, where: str = ""
 ) -> list[Measurement]:
     """P4-X4."""
     return [
-        worst("decay_gap_unit", "unit norm", unit, steps),
-        least("decay_gap_sgd", "SGD", sgd, sgd_steps),
+        worst("decay_gap_unit", "unit norm" + where, unit, steps),
+        least("decay_gap_sgd", "SGD" + where, sgd, sgd_steps),
     ]

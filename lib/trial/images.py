@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lib import intervals
 from lib.data import load
+from lib.growth.parallel import side_by_side
 from lib.kept import Kept
 from lib.randomness import permutation
 from lib.rules import Measurement
@@ -153,23 +154,41 @@ Cell = tuple[str, int, str]  # method, depth, schedule
 
 
 def trial(sizes: Sizes, *, seed: int, device: torch.device, kept: Kept | None = None) -> dict[Cell, Followed]:
-    """Every method, depth and schedule; where ``search_schedules`` is false, one search (constant rate) serves all three."""
+    """Every method, depth and schedule; where ``search_schedules`` is false, one search (constant rate) serves all three.
+
+    On a CPU methods and depths are trained side by side, a process each: stacks as small as these would wait for Python's lock.
+    """
     kept = kept or Kept(None)
+    pieces = [
+        lambda m=method, d=depth: _schedules(m, d, sizes, seed, device, kept)
+        for depth in DEPTHS
+        for method in (SGD, UNIT)
+    ]
+    return {cell: run for found in side_by_side(pieces, device) for cell, run in found.items()}
+
+
+def _schedules(
+    method: str, depth: int, sizes: Sizes, seed: int, device: torch.device, kept: Kept
+) -> dict[Cell, Followed]:
     data = split(sizes.images, sizes.runs, sizes.validation, seed=seed, device=device)
+    common = None if sizes.search_schedules else search(method, depth, "constant", sizes, data, seed=seed)
     found: dict[Cell, Followed] = {}
-    for depth in DEPTHS:
-        for method in (SGD, UNIT):
-            common = (
-                None if sizes.search_schedules else search(method, depth, "constant", sizes, data, seed=seed)
-            )
-            for schedule in SCHEDULES:
-                part = kept.part(
-                    f"trial-{method}-{depth}-{schedule}".replace(" ", "-"),
-                    lambda m=method, d=depth, s=schedule, c=common: _tensors(
-                        follow(m, d, s, c or search(m, d, s, sizes, data, seed=seed), sizes, data, seed=seed)
-                    ),
+    for schedule in SCHEDULES:
+        part = kept.part(
+            f"trial-{method}-{depth}-{schedule}".replace(" ", "-"),
+            lambda s=schedule: _tensors(
+                follow(
+                    method,
+                    depth,
+                    s,
+                    common or search(method, depth, s, sizes, data, seed=seed),
+                    sizes,
+                    data,
+                    seed=seed,
                 )
-                found[method, depth, schedule] = Followed(**{k: v.numpy() for k, v in part.items()})
+            ),
+        )
+        found[method, depth, schedule] = Followed(**{k: v.numpy() for k, v in part.items()})
     return found
 
 
@@ -331,3 +350,16 @@ def without_norm(sizes: Sizes, *, seed: int, device: torch.device) -> dict[str, 
         )
         for method in (SGD, UNIT, "scaled metric")
     }
+
+
+def rows_without_norm(found: Mapping[str, Trained]) -> list[tuple[str, ...]]:
+    """For a page: update, its best rate (by the mean over runs), and the test error there, with intervals."""
+    table = []
+    for method, done in found.items():
+        errors = 100 * done.errors["test"][-1].double().cpu().numpy()
+        best = int(errors.mean(0).argmin())
+        rate = float(done.rates[0, 0, best])
+        table.append(
+            (method, f"{rate:.3g}", "{:.2f} ({:.2f} to {:.2f})".format(*intervals.student(errors[:, best])))
+        )
+    return table

@@ -31,9 +31,7 @@ _SMALL = (torch.float16, torch.bfloat16)  # filters kept in these are stepped in
 class _UnitNorm(Optimizer):
     """What both optimisers share: the groups, and the way onto the manifold."""
 
-    _complete = (
-        True  # False while the first groups come in: no filter changes before all are known to be good
-    )
+    _complete = True  # False while the first groups come in: nothing is changed before all are good
 
     def __init__(self, params: Iterable, defaults: dict[str, Any]) -> None:
         self._complete = False

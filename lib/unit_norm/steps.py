@@ -52,14 +52,15 @@ def euclidean(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> N
 
 @_blockwise
 def unit_norm(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> None:
-    """W ← R_W(-η P_W(G)), for rows of any length but zero: their tangent part is taken, and they end at length one.
+    """W ← R_W(-η P_W(G)), for rows of length one, up to rounding, which they keep: rounding errors do not add up.
 
-    On a CPU the length of w - η (g - s w / r) follows from r, s and ‖g‖² by Pythagoras, so that two passes over the rows
+    By NumPy the length of w - η (g - s w / r) follows from r, s and ‖g‖² by Pythagoras, so that two passes over the rows
     do. A third divides by the length itself where the step's radial part is so long that rounding would spoil the difference.
     """
     if not _by_numpy(w):
-        without_radial(w, g, rate)
-        _to_unit(w)
+        w.mul_(1 + rate * _column(_inner(w, g)))
+        euclidean(w, g, rate)
+        w.div_(torch.linalg.vector_norm(w, dim=1, keepdim=True))
         return
     r, s, q, rate = _inner(w, w), _inner(w, g), _inner(g, g), _vector(rate)
     tilt = s / r
@@ -129,8 +130,8 @@ def own_rates(weights: Sequence[Float[Tensor, "_ _"]]) -> list[Float[Tensor, "_ 
     return [*factors, classifier.square().sum(0, keepdim=True).expand_as(classifier)]
 
 
-# Numbers of rows are vectors (N,): NumPy's on a CPU, whose product of rows (BLAS) needs no table of their entries' products and
-# whose small operations cost a fifth of torch's; torch's elsewhere.
+# Numbers of rows are vectors (N,). On one thread of a CPU they are NumPy's, whose product of rows (BLAS) needs no table of their
+# entries' products, and whose small operations cost a fifth of torch's; several threads gain more by sharing torch's.
 Vector = Tensor | np.ndarray
 
 
@@ -163,7 +164,8 @@ def _to_unit(w: Tensor) -> None:
 
 
 def _by_numpy(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+    plain = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+    return plain and torch.get_num_threads() == 1
 
 
 def _blocks(w: Tensor, g: Tensor, rate: Rate) -> Iterator[tuple[Tensor, Tensor, Rate]]:

@@ -93,6 +93,11 @@ def train(
     n = examples.rows.shape[1]
     if n < batch:
         raise ValueError(f"{n} examples fill no batch of {batch}: take smaller batches or more examples.")
+    if epochs < 1 or (net.norm and batch < 2):
+        raise ValueError(
+            f"{epochs} epochs of batches of {batch}: train for at least one epoch, and where a norm takes the batch's "
+            "statistics, with at least two examples in it."
+        )
     schedule = schedule or Constant()
     device, dtype = examples.inputs.device, examples.inputs.dtype
     size, runs = rates.shape
