@@ -52,15 +52,14 @@ def euclidean(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> N
 
 @_blockwise
 def unit_norm(w: Float[Tensor, "N k"], g: Float[Tensor, "N k"], rate: Rate) -> None:
-    """W ← R_W(-η P_W(G)), for rows of length one, up to rounding, which they keep: rounding errors do not add up.
+    """W ← R_W(-η P_W(G)), for rows of any length but zero: their tangent part is taken, and they end at length one.
 
     By NumPy the length of w - η (g - s w / r) follows from r, s and ‖g‖² by Pythagoras, so that two passes over the rows
     do. A third divides by the length itself where the step's radial part is so long that rounding would spoil the difference.
     """
     if not _by_numpy(w):
-        w.mul_(1 + rate * _column(_inner(w, g)))
-        euclidean(w, g, rate)
-        w.div_(torch.linalg.vector_norm(w, dim=1, keepdim=True))
+        without_radial(w, g, rate)
+        _to_unit(w)
         return
     r, s, q, rate = _inner(w, w), _inner(w, g), _inner(g, g), _vector(rate)
     tilt = s / r
