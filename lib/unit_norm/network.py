@@ -189,4 +189,4 @@ def evaluate(
         loss = loss - answers.sum((2, 3))
         right = (logits.argmax(2) == y[:, None]) & logits.isfinite().all(2)
         wrong = wrong + (~right).sum(2)
-    return loss / inputs.shape[1], wrong.to(weights[0].dtype) / inputs.shape[1]
+    return loss / inputs.shape[1], wrong.double() / inputs.shape[1]

@@ -123,7 +123,9 @@ def train(
         for epoch in range(epochs):
             done = list(each(lambda part, epoch=epoch, a=rates, b=rest: job.epoch(part, epoch, a, b), chunks))
             cost = rates.new_empty(size, runs)
-            seen = {name: (torch.empty_like(cost), torch.empty_like(cost)) for name in watch}
+            seen = {
+                name: (torch.empty_like(cost), torch.empty_like(cost, dtype=torch.float64)) for name in watch
+            }
             for (s, r), (values, found) in zip(chunks, done, strict=True):
                 cost[s, r] = values
                 for name, (loss, error) in found.items():
