@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -44,3 +45,17 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def worker_pool(device: torch.device, single: bool = True) -> Iterator[tuple[int, Callable]]:
+    """(how many, a map over pieces of work): one single-threaded worker for each of torch's threads, or the plain loop.
+
+    The loop is taken off a CPU, and with ``single=False``, for pieces that use torch's threads themselves.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or not single:
+        yield 1, map
+        return
+    with one_thread(), ThreadPoolExecutor(threads) as pool:
+        yield threads, pool.map

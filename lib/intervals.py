@@ -1,4 +1,4 @@
-"""Percentile bootstrap intervals over independent units (networks, seeds, splits)."""
+"""Intervals over independent units (networks, seeds, splits): bootstrap, and Student's t for a few repetitions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from lib.rules import Measurement
 
 Statistic = Callable[[Int[np.ndarray, " n"]], Float[np.ndarray, " k"]]
 
@@ -50,3 +52,10 @@ def student(
     mean = float(values.mean())
     half = float(t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
     return mean, mean - half, mean + half
+
+
+def measured(
+    name: str, cell: str, values: Sequence[float | int] | Float[np.ndarray, " seeds"]
+) -> Measurement:
+    """The measurement of a few repetitions: their mean with ``student``'s interval, n and seeds their number."""
+    return Measurement(name, cell, *student(values), n=len(values), seeds=len(values))

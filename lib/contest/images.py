@@ -156,7 +156,7 @@ def order(found: dict[str, Errors], looks: int = 1) -> list[Measurement]:
     """P3-C8, quick: test error of the others minus that of the matrix Gaussian, trainings paired."""
     ours = found[VMG].last(looks)
     return [
-        _measured(name, "3x150", found[other].last(looks) - ours)
+        intervals.measured(name, "3x150", found[other].last(looks) - ours)
         for name, other in (("order_factorised", FACTORISED), ("order_dropout", DROPOUT))
     ]
 
@@ -165,8 +165,8 @@ def by_width(found: dict[int, Errors], looks: int = 10) -> list[Measurement]:
     """P3-C8, full: test error at 3 x 150, and how much 3 x 750 is below it."""
     narrow, wide = found[150].last(looks), found[max(found)].last(looks)
     return [
-        _measured("error_150", "3x150", narrow),
-        _measured("width_gain", f"3x{max(found)}", narrow - wide),
+        intervals.measured("error_150", "3x150", narrow),
+        intervals.measured("width_gain", f"3x{max(found)}", narrow - wide),
     ]
 
 
@@ -179,7 +179,3 @@ def rows(found: dict[str, Errors], looks: int = 1) -> list[tuple[str, ...]]:
         nll = "{:.3f} ({:.3f} to {:.3f})".format(*intervals.student(each.nll.double().numpy()))
         table.append((name, *(text.format(*intervals.student(values)) for values in columns), nll))
     return table
-
-
-def _measured(name: str, cell: str, values: Sequence[float] | np.ndarray) -> Measurement:
-    return Measurement(name, cell, *intervals.student(values), n=len(values), seeds=len(values))

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +23,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from lib.device import one_thread
+from lib.device import one_thread, worker_pool
 from lib.params import Params, population_size, select
 from lib.population import archive, losses, stacked
 from lib.population.convolution import Convolution
@@ -72,7 +70,7 @@ def train(
     print_of_run = archive.fingerprint(recipe.to_dict(), seed, slots, state.packed, inputs, targets)
     epochs_done = archive.restore(checkpoint, print_of_run, state.tensors()) if checkpoint else 0
 
-    with _workers(device, not isinstance(model, Vmapped)) as (workers, each):
+    with worker_pool(device, not isinstance(model, Vmapped)) as (workers, each):
         chunks = _chunks(len(slots), run.bytes_per_member, run.lanes, device, workers)
         parts = [state.part(chunk) for chunk in chunks]
         ids_of = [slots[chunk].to(device) for chunk in chunks]
@@ -362,17 +360,6 @@ def _fused(
     from lib.population.fused import fit
 
     return fit(net, inputs.to(device), targets.to(device), recipe, seed)
-
-
-@contextmanager
-def _workers(device: torch.device, single: bool):
-    """(how many, a map over chunks): one single-threaded worker for each of torch's threads, or the plain loop."""
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or not single:
-        yield 1, map
-        return
-    with one_thread(), ThreadPoolExecutor(threads) as pool:
-        yield threads, pool.map
 
 
 class _NoBar:

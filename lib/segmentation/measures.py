@@ -21,7 +21,7 @@ def overlap_gain(found: Segmentations) -> list[Measurement]:
     better of several test scores flatters. A pair shares its start and its order. Student's interval of the mean difference.
     """
     gains = found.values(UNIT, found.best(UNIT)) - found.values(SGD, found.best(SGD))
-    return [Measurement("overlap_gain", CELL, *intervals.student(gains), n=len(gains), seeds=len(gains))]
+    return [intervals.measured("overlap_gain", CELL, gains)]
 
 
 def overlap_by_rate(found: Segmentations, split: str = "test") -> dict[str, Float[np.ndarray, "3 rates"]]:

@@ -104,12 +104,7 @@ def _step(
 
 def measure(found: Sequence[Times]) -> list[Measurement]:
     """P4-C6: whole step, unit norm over SGD."""
-    return [
-        Measurement(
-            "step_ratio", t.network, *intervals.student(t.ratio()), n=len(t.ratio()), seeds=len(t.ratio())
-        )
-        for t in found
-    ]
+    return [intervals.measured("step_ratio", t.network, t.ratio()) for t in found]
 
 
 def rows(found: Sequence[Times]) -> list[tuple[str, ...]]:

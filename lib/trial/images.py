@@ -318,7 +318,7 @@ def _measured(name: str, cell: str, values: Sequence[float] | np.ndarray) -> Mea
     """Mean and interval; no number where a run has none (one that diverged has no effective rate)."""
     if not np.isfinite(values).all():
         return Measurement(name, cell, None, None, None, n=len(values), seeds=len(values))
-    return Measurement(name, cell, *intervals.student(values), n=len(values), seeds=len(values))
+    return intervals.measured(name, cell, values)
 
 
 def rows(found: Mapping[Cell, Followed]) -> list[tuple[str, ...]]:

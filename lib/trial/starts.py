@@ -129,10 +129,6 @@ def on_images(
     return sweep(network(2), learn, data.test, rates, seed=seed, epochs=epochs, batch=100)
 
 
-TABLES = ("wine-cultivars", "breast-cancer")  # scikit-learn's own classifications that are not images
-THIRDS = ("concrete", "energy", "kin8nm")  # UCI regressions: their target is cut into thirds
-
-
 def table(name: str, runs: int, *, device: torch.device) -> tuple[Examples, Examples]:
     """A table as a classification: every run learns one random (or published) split of it, inputs standardised on its rows."""
     splits = [_split(name, draw) for draw in range(runs)]
@@ -195,8 +191,8 @@ def measure_starts(found: Sweep) -> list[Measurement]:
     measured = []
     for start in BAD:
         measured += [
-            _measured("error_worsening", start, found.best(start) - found.best("unit")),
-            _measured("band_loss", start, unit - found.band(found.sgd[start], MARGIN)),
+            intervals.measured("error_worsening", start, found.best(start) - found.best("unit")),
+            intervals.measured("band_loss", start, unit - found.band(found.sgd[start], MARGIN)),
         ]
     return measured
 
@@ -209,7 +205,7 @@ def band_gain(found: Sweep) -> Float[np.ndarray, " S"]:
 
 def measure_tables(found: Mapping[str, Sweep]) -> list[Measurement]:
     """X-U1: one cell a data set."""
-    return [_measured("band_gain", name, band_gain(each)) for name, each in found.items()]
+    return [intervals.measured("band_gain", name, band_gain(each)) for name, each in found.items()]
 
 
 def rows(found: Sweep) -> list[tuple[str, ...]]:
@@ -224,7 +220,3 @@ def rows(found: Sweep) -> list[tuple[str, ...]]:
         )
         for name, errors in series.items()
     ]
-
-
-def _measured(name: str, cell: str, values: Float[np.ndarray, " S"]) -> Measurement:
-    return Measurement(name, cell, *intervals.student(values), n=len(values), seeds=len(values))

@@ -125,10 +125,9 @@ class UnitNormSGD(_UnitNorm):
             raise ValueError(f"momentum = {momentum}: it must be at least 0.")
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("nesterov = True needs a momentum above zero and no dampening.")
-        settings = dict(locals())
-        super().__init__(
-            params, {k: v for k, v in settings.items() if k not in ("self", "params", "__class__")}
-        )
+        settings = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
+        settings |= {"nesterov": nesterov, "maximize": maximize, "foreach": foreach, "unit_norm": unit_norm}
+        super().__init__(params, settings)
 
     def _step_filters(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         rate, sign = float(group["lr"]), -1 if group["maximize"] else 1
@@ -199,10 +198,8 @@ class UnitNormAdam(_UnitNorm):
                 raise ValueError(f"betas[{i}] = {beta}: it must be at least 0 and below 1.")
         if eps < 0:
             raise ValueError(f"eps = {eps}: it must be at least 0.")
-        settings = dict(locals())
-        settings = {
-            k: v for k, v in settings.items() if k not in ("self", "params", "__class__", "i", "beta")
-        }
+        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
+        settings |= {"foreach": foreach, "maximize": maximize, "unit_norm": unit_norm}
         super().__init__(params, settings)
 
     def _step_filters(self, group: dict[str, Any], parameters: list[Tensor]) -> None:

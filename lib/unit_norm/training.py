@@ -7,7 +7,6 @@ starts. On a CPU a few runs at a time go through a whole epoch on one thread, so
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lib.device import one_thread
+from lib.device import worker_pool
 from lib.population import losses
 from lib.randomness import permutation
 from lib.unit_norm.network import Network, Pass, evaluate
@@ -119,7 +118,7 @@ def train(
 
     costs, rates_of, effective = [], [], []
     watched = {name: ([], []) for name in watch}
-    with _pool(device) as each:
+    with worker_pool(device) as (_, each):
         for epoch in range(epochs):
             done = list(each(lambda part, epoch=epoch, a=rates, b=rest: job.epoch(part, epoch, a, b), chunks))
             cost = rates.new_empty(size, runs)
@@ -230,22 +229,3 @@ def _shares(total: int, most: int) -> list[slice]:
     parts = -(-total // most)
     edges = [i * total // parts for i in range(parts + 1)]
     return [slice(a, b) for a, b in pairwise(edges)]
-
-
-class _pool:
-    """A map over chunks: on a CPU one single-threaded worker for each of torch's threads, else the plain loop."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.threads = torch.get_num_threads() if device.type == "cpu" else 0
-
-    def __enter__(self):
-        if not self.threads:
-            return map
-        self.one, self.pool = one_thread(), ThreadPoolExecutor(self.threads)
-        self.one.__enter__()
-        return self.pool.__enter__().map
-
-    def __exit__(self, *error) -> None:
-        if self.threads:
-            self.pool.__exit__(*error)
-            self.one.__exit__(*error)

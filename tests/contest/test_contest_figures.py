@@ -17,7 +17,7 @@ from lib.contest.measures import Contest
 from lib.contest.methods import DROPOUT, ENSEMBLE, FACTORISED, POINT, VMG, Scores
 from lib.contest.problems import REACH, cubic_rows
 from lib.contest.toy import FAR, GRID, Bands
-from lib.plots import COLOURS, PALETTE, Shown
+from lib.plots import COLOURS, PALETTE
 
 SEED, SPLITS, SIZES, LOOKS = 991, 5, (20, 80), (250, 500, 1000, 2000)
 METHODS = (VMG, FACTORISED, DROPOUT, ENSEMBLE)
@@ -25,17 +25,9 @@ X = np.linspace(-FAR, FAR, GRID)
 
 
 @pytest.fixture
-def seen(monkeypatch):
-    """The figures that are handed over, as matplotlib has them; no time is spent on making pages of them."""
-    handed = []
-
-    def hand(fig, alt: str, caption: str) -> Shown:
-        handed.append(fig)
-        return Shown((), alt, caption)
-
-    for module in (figures, score_figures):
-        monkeypatch.setattr(module, "show", hand)
-    return handed
+def seen(handed_over):
+    """The figures that are handed over."""
+    return handed_over(figures, score_figures)
 
 
 def noise(*size: int) -> np.ndarray:

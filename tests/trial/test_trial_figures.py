@@ -11,7 +11,7 @@ from synthetic import Sizes as SIZES
 
 from lib import intervals
 from lib.drawing import student
-from lib.plots import INK, PALETTE, Shown
+from lib.plots import INK, PALETTE
 from lib.trial import figures, images, rate_figures, score_figures
 from lib.trial.images import DEPTHS, SCHEDULES, SGD, UNIT, Followed
 
@@ -30,17 +30,9 @@ PICTURES = {
 
 
 @pytest.fixture
-def seen(monkeypatch):
-    """The figures that are handed over, as matplotlib has them; no time is spent on making pages of them."""
-    handed = []
-
-    def hand(fig, alt: str, caption: str) -> Shown:
-        handed.append(fig)
-        return Shown((), alt, caption)
-
-    for module in (figures, score_figures):
-        monkeypatch.setattr(module, "show", hand)
-    return handed
+def seen(handed_over):
+    """The figures that are handed over."""
+    return handed_over(figures, score_figures)
 
 
 def line(axes, label: str):

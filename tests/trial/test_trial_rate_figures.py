@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from synthetic import EPOCHS, RUNS, Sizes, search, sweep, trial
 
 from lib.drawing import student
-from lib.plots import INK, PALETTE, Shown
+from lib.plots import INK, PALETTE
 from lib.trial import rate_figures
 from lib.trial.images import SCHEDULES, SGD, UNIT, Followed
 from lib.trial.starts import MARGIN, STARTS, Sweep, band
@@ -20,15 +20,9 @@ class Large(Sizes):
 
 
 @pytest.fixture
-def seen(monkeypatch):
-    handed = []
-
-    def hand(fig, alt: str, caption: str) -> Shown:
-        handed.append(fig)
-        return Shown((), alt, caption)
-
-    monkeypatch.setattr(rate_figures, "show", hand)
-    return handed
+def seen(handed_over):
+    """The figures that are handed over."""
+    return handed_over(rate_figures)
 
 
 def line(axes, label: str):
