@@ -19,7 +19,7 @@ from lib.free_energy import evidence
 from lib.free_energy.targets import target
 from lib.free_energy.truths import T1
 from lib.growth import curves, validation
-from lib.growth.parallel import side_by_side
+from lib.parallel import side_by_side
 from lib.smc import sample
 
 CPU = torch.device("cpu")

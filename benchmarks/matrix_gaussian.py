@@ -24,11 +24,11 @@ from lib.contest.methods import VMG, Plan, score, train
 from lib.contest.problems import COLUMNS, Problem, uci
 from lib.data.download import MissingData
 from lib.device import one_thread
-from lib.growth.parallel import side_by_side
 from lib.matrix_gaussian.laws import Factorised, Law, RowColumn
 from lib.matrix_gaussian.layer import MatrixGaussianLinear
 from lib.matrix_gaussian.pseudo_data import PseudoData
 from lib.matrix_gaussian.training import Examples, Schedule
+from lib.parallel import side_by_side
 
 THREADS, BATCH, SIZE, SEED = 2, 100, 50_000, 990
 LAYERS = {"784-150": (784, 150), "150-150": (150, 150), "750-750": (750, 750)}

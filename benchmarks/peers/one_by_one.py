@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.unit_norm import BATCH, EPOCHS, NET, RATES, SAMPLE, STREAMS, WAYS, images
 from benchmarks.work import serve
-from lib.growth.parallel import side_by_side
+from lib.parallel import side_by_side
 from lib.unit_norm import Examples, UnitNormSGD
 
 

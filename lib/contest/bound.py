@@ -44,12 +44,12 @@ from lib.free_energy.truths import Truth
 from lib.free_energy.variational import fit_matrix_gaussian
 from lib.growth import data_sets
 from lib.growth.curves import shape
-from lib.growth.parallel import side_by_side
 from lib.matrix_gaussian.laws import Factorised, Law, RowColumn
 from lib.matrix_gaussian.likelihoods import Gaussian
 from lib.matrix_gaussian.network import Network, prepared
 from lib.matrix_gaussian.pseudo_data import PseudoData
 from lib.matrix_gaussian.training import Adam, Schedule
+from lib.parallel import side_by_side
 from lib.posteriors.descent import Stream, refuse_diverged
 
 COUNTS = (1, 2, 5)  # pseudo-data of the ledger's cells; 5 = r fixes all weights

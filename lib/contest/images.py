@@ -14,7 +14,6 @@ from torch import Tensor
 from lib import data, intervals, metrics
 from lib.claims import Measurement
 from lib.contest.methods import CHARGE, COLD, DROPOUT, FACTORISED, POINT, POINTS, VMG
-from lib.growth.parallel import side_by_side
 from lib.kept import Kept
 from lib.matrix_gaussian.laws import Factorised, Law, Point
 from lib.matrix_gaussian.likelihoods import Categorical, average, votes
@@ -22,6 +21,7 @@ from lib.matrix_gaussian.network import Network
 from lib.matrix_gaussian.prediction import of_mean, sampled
 from lib.matrix_gaussian.pseudo_data import PseudoData
 from lib.matrix_gaussian.training import Examples, Fit, Schedule, fit
+from lib.parallel import side_by_side
 from lib.profile import MatrixGaussian
 
 DROP = 0.5  # of hidden units, as usual for such widths; 0.05 is for fifty units

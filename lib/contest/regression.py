@@ -27,9 +27,9 @@ from lib.contest.methods import (
 )
 from lib.contest.problems import Problem, cubic, diabetes, uci
 from lib.contest.toy import Bands
-from lib.growth.parallel import side_by_side
 from lib.kept import Kept, Tensors
 from lib.matrix_gaussian.training import Schedule
+from lib.parallel import side_by_side
 from lib.profile import MatrixGaussian
 
 BY_SIZE = (VMG, FACTORISED)  # trained on subsets of the data too

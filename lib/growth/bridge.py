@@ -18,7 +18,7 @@ from lib.free_energy.truths import Truth
 from lib.free_energy.variational import Fit
 from lib.growth.curves import shape
 from lib.growth.data_sets import Evidence, learn, problems, small_free_energy
-from lib.growth.parallel import side_by_side
+from lib.parallel import side_by_side
 
 FAMILIES: dict[str, Callable[..., Fit]] = {
     "mean-field": variational.fit_mean_field,

@@ -22,8 +22,8 @@ from lib.free_energy import coefficients, truths
 from lib.free_energy.evidence import one_unit_free_energy
 from lib.free_energy.targets import target
 from lib.free_energy.truths import Truth
-from lib.growth.parallel import side_by_side
 from lib.growth.sound import interval, sounded
+from lib.parallel import side_by_side
 from lib.smc import Settings, sample
 
 GAUSSIAN_POINTS = (

@@ -14,10 +14,10 @@ from lib.free_energy import coefficients, truths
 from lib.free_energy.targets import target
 from lib.free_energy.truths import Truth
 from lib.growth.curves import shape
-from lib.growth.parallel import side_by_side
 from lib.growth.validation import share
 from lib.local_chains import HMC, SGLD, Options
 from lib.local_coefficient import Estimate, descend, estimate, planted
+from lib.parallel import side_by_side
 
 EXAMPLES = (
     10_000  # β n = 1,086: the directions that count are stiff beside the spring that keeps the chains near

@@ -17,8 +17,8 @@ from lib.free_energy import coefficients, evidence, truths
 from lib.free_energy.regression import Regression
 from lib.free_energy.targets import target
 from lib.free_energy.truths import T1, Truth
-from lib.growth.parallel import side_by_side
 from lib.growth.sound import interval, sounded
+from lib.parallel import side_by_side
 from lib.smc import Run, Settings, bracket, estimates, islands, sample
 
 PLAIN = Settings(redraws=0, rescales=0, ess=0.8, stretch=1.6)  # for models without ReLU units

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lib import intervals
 from lib.data import load
-from lib.growth.parallel import side_by_side
 from lib.kept import Kept
+from lib.parallel import side_by_side
 from lib.randomness import permutation
 from lib.rules import Measurement
 from lib.unit_norm.network import Network

@@ -15,19 +15,18 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from lib.device import one_thread
+from lib.matching.assignment import assign
+from lib.matching.units import BUFFERS, owned
 from lib.params import Params
 from lib.symmetry import Symmetries, canonicalize, compose, identity, members_of, permute
 from lib.symmetry.act import move_units, precise
 from lib.symmetry.canonical import Scale
-from lib.symmetry.structure import Place
 
-BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # moved along, and not compared
 ROUNDING = 1e-12  # of the product of the two norms: what a move must gain to be made
 
 
@@ -187,7 +186,7 @@ class _Climb:
         """The best order of the units of group ``g``, all groups outside it held; the groups inside it are set too."""
         inside = [i for block in self.symmetries.inner(g) for i in block]
         if not inside:
-            return {g: _assign(self.worth(state.weights, g, pairs=True))}
+            return {g: assign(self.worth(state.weights, g, pairs=True))}
         members, size = len(state.value), self.symmetries.permutations[g].size
         unit = torch.arange(size, device=state.value.device)
         worth, turned = state.value.new_empty(members, size, size), []
@@ -198,7 +197,7 @@ class _Climb:
             here = _State(weights, self.element(step), self.objective(weights))
             turned.append(self.up(here, inside)[0])
             worth[:, unit, turn] = self.worth(turned[s].weights, g, pairs=False)
-        order = _assign(worth)
+        order = assign(worth)
         shift = ((order - unit) % size).gather(1, order.argsort(1))  # (P, size): by which a block was turned
         step = {g: order}
         for b, inner in enumerate(self.symmetries.inner(g)):
@@ -236,26 +235,10 @@ class _Climb:
         for place in self.places[g]:
             if place.name not in self.names:
                 continue
-            ours = _owned(self.reference[place.name][None], place)
-            theirs = _owned(weights[place.name], place)
+            ours = owned(self.reference[place.name][None], place)
+            theirs = owned(weights[place.name], place)
             total = total + (ours @ theirs.mT if pairs else (ours * theirs).sum(2))
         return total
-
-
-def _owned(tensor: Tensor, place: Place) -> Tensor:
-    """(P, size, n): the entries that each unit owns at ``place`` of a tensor (P, ...)."""
-    if place.rows is not None:
-        tensor = tensor[:, place.rows.to(tensor.device)]
-    entries = tensor.movedim(place.axis + 1, 1)[:, place.index.flatten().to(tensor.device)]
-    return entries.reshape(len(tensor), place.size, -1)
-
-
-def _assign(worth: Tensor) -> Tensor:
-    """(P, size): for each network the permutation p that maximises the sum over i of worth[i, p[i]]."""
-    from scipy.optimize import linear_sum_assignment
-
-    perms = [linear_sum_assignment(one, maximize=True)[1] for one in worth.cpu().numpy()]
-    return torch.from_numpy(np.stack(perms)).long().to(worth.device)
 
 
 def _choose(which: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent / "symmetry"))  # the hand-made networks
+sys.path.insert(0, str(Path(__file__).parent.parent / "symmetry"))  # the hand-made networks
 import handmade
 
 from lib.matching import canonical_by_matching, match

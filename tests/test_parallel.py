@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from lib.growth.parallel import side_by_side
+from lib.parallel import side_by_side
 
 CPU = torch.device("cpu")
 

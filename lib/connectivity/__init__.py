@@ -1,0 +1,1 @@
+"""Lines, triangles and simplices between trained networks, and what lies on them."""

@@ -1,0 +1,5 @@
+"""Bring networks into one order of their units: by weights, by activations, two at a time or all together."""
+
+from lib.matching.weights import Matched, canonical_by_matching, match
+
+__all__ = ["Matched", "canonical_by_matching", "match"]

@@ -1,0 +1,1 @@
+"""The experiments of the chapter on simultaneous linear connectivity."""
