@@ -1,5 +1,6 @@
 """Bring networks into one order of their units: by weights, by activations, two at a time or all together."""
 
+from lib.matching.joint import Aligned, match_many, objective, pairwise
 from lib.matching.weights import Matched, canonical_by_matching, match
 
-__all__ = ["Matched", "canonical_by_matching", "match"]
+__all__ = ["Aligned", "Matched", "canonical_by_matching", "match", "match_many", "objective", "pairwise"]

@@ -1,33 +1,34 @@
-"""Weight matching: bring every network of a population as near to one reference as permuting its units can.
+"""Weight matching: bring networks as near to a reference as permuting their units can.
 
 Maximises the inner product of all weights, biases and norm parameters with the reference's, which is to minimise their
 distance, since permutations keep the norm (Ainsworth, Hayase & Srinivasa, *Git Re-Basin*, ICLR 2023, section 3.2). One
 layer's units, all others held, are a linear assignment problem; layers take turns until none of them changes. With one
 hidden layer that is the optimum, with several a local one.
 
-Units inside exchangeable blocks (grouped convolutions) are a wreath product: what it is worth to put block j where the
-reference has block i depends on how the units inside are then ordered, so these are matched first, for every such pair.
+Wide layers take ``lib.matching.ascent``, a network at a time; narrow ones, and units inside exchangeable blocks,
+``lib.matching.blocks``, all networks at once. Which of the two is a matter of the architecture alone.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from lib.device import one_thread
-from lib.matching.assignment import assign
-from lib.matching.units import BUFFERS, owned
-from lib.params import Params
-from lib.symmetry import Symmetries, canonicalize, compose, identity, members_of, permute
-from lib.symmetry.act import move_units, precise
+from lib.matching.ascent import Ascent, Seat, seats
+from lib.matching.assignment import Solver, solver
+from lib.matching.blocks import Climb
+from lib.matching.units import compared, refuse_broken
+from lib.params import Params, member
+from lib.symmetry import Symmetries, canonicalize, members_of, permute
 from lib.symmetry.canonical import Scale
 
-ROUNDING = 1e-12  # of the product of the two norms: what a move must gain to be made
+WIDE = 48  # units of the largest group from which networks are matched one at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +37,14 @@ class Matched:
 
     ``perms`` one (*P, size) int64 tensor a group. ``objective`` (1 + sweeps, *P) float64: the inner product of each
     network's weights with the reference's, before the first sweep over the groups and after each: the first takes the
-    layers from the input on, the last found nothing to change.
+    layers from the input on, the last found nothing to change. ``solves`` counts assignment problems, ``seconds`` time.
     """
 
     params: Params
     perms: tuple[Tensor, ...]
     objective: Tensor
+    solves: int
+    seconds: float
 
     @property
     def sweeps(self) -> int:
@@ -54,31 +57,52 @@ def match(
     others: Mapping[str, Tensor],
     symmetries: Symmetries,
     by: str = "weights",
+    *,
+    kernel: str = "product",
+    assignment: str = "scipy",
 ) -> Matched:
     """Each of ``others`` (P, ...), or the single network that it is, with its units in the order nearest to ``reference``.
 
-    Coordinate ascent over the permutation groups in their list order, from the order that the units have; a network
-    does not depend on its neighbours. Where a layer both reads and writes the same units (weights on a residual
-    stream), the assignment is that of the objective's linear part, taken only where it gains. Computed in float64.
+    ``reference`` is one network, or a population of the same P: network i is then matched to reference i. Coordinate
+    ascent over the permutation groups, from the order that the units have; a network does not depend on its neighbours.
+    ``kernel``: the inner "product" of all tensors, or the "cosine", each tensor first divided by its norm, so that all count
+    alike. ``assignment``: a solver of ``lib.matching.assignment``. The objective is computed in float64, and never falls.
 
-    Raises ValueError for a reference that is a population, another architecture, weights that are not finite, or
-    another ``by`` than "weights".
+    Raises ValueError for populations of different sizes, another architecture, weights that are not finite, or another
+    ``by``, ``kernel`` or ``assignment`` than is known. (Activations take more than weights: ``match_activations``.)
     """
     if by != "weights":
-        raise ValueError(f"matching by {by!r} is not known: networks are matched by 'weights'.")
-    if members_of(reference, symmetries) is not None:
-        raise ValueError("the reference is a population: match to one network, say member(params, 0).")
-    members = members_of(others, symmetries)
-    batch = others if members is not None else {name: tensor[None] for name, tensor in others.items()}
+        raise ValueError(
+            f"matching by {by!r} is not known here: networks are matched by 'weights', and by what they compute in "
+            "lib.matching.match_activations, which takes the networks' inputs."
+        )
+    if kernel not in ("product", "cosine"):
+        raise ValueError(f"there is no kernel {kernel!r}: choose 'product' or 'cosine'.")
+    started, chosen = time.perf_counter(), solver(assignment)
+    members, references = members_of(others, symmetries), members_of(reference, symmetries)
+    if references is not None and references != members:
+        raise ValueError(
+            f"{references} references for {'a single network' if members is None else f'{members} networks'}: give one "
+            "reference (say member(params, 0)), or one for each network."
+        )
+    names = compared(symmetries)
+    batch = {
+        name: _wide_enough(others[name] if members is not None else others[name][None]) for name in names
+    }
+    aims = {
+        name: _wide_enough(reference[name] if references is not None else reference[name][None])
+        for name in names
+    }
+    refuse_broken(batch, names)
+    refuse_broken(aims, names, "network" if references is not None else "the reference")
+    if kernel == "cosine":
+        batch, aims = _alike(batch), _alike(aims)
     with one_thread():
-        climb = _Climb(reference, batch, symmetries)
-        top = [g for g, group in enumerate(symmetries.permutations) if group.inside is None]
-        own = climb.start()
-        best, values = climb.up(climb.better(own, climb.from_input(top)), top)
-    perms, objective = best.perms, torch.stack([own.value, *values])
+        perms, objective, solves = _matched(aims, batch, symmetries, chosen)
     if members is None:
         perms, objective = tuple(perm[0] for perm in perms), objective[:, 0]
-    return Matched(permute(others, symmetries, perms), perms, objective)
+    seconds = time.perf_counter() - started
+    return Matched(permute(others, symmetries, perms), perms, objective, solves, seconds)
 
 
 def canonical_by_matching(
@@ -97,155 +121,91 @@ def canonical_by_matching(
     return match(aim, scaled, symmetries).params
 
 
-Step = dict[int, Tensor]  # of some groups, how their units change places: (P, size)
+Found = tuple[
+    tuple[Int64[Tensor, "P _"], ...], Tensor, int
+]  # perms, objective (1 + sweeps, P), problems solved
 
 
-@dataclass(frozen=True, eq=False)
-class _State:
-    """Where the ascent stands: weights (P, ...) in float64, the element that leads there, the objective (P,)."""
-
-    weights: Params
-    perms: tuple[Int64[Tensor, "P _"], ...]
-    value: Float64[Tensor, " P"]
-
-
-class _Climb:
-    def __init__(self, reference: Mapping[str, Tensor], others: Params, symmetries: Symmetries) -> None:
-        self.symmetries = symmetries
-        self.names = [name for name in symmetries.shapes if name.rpartition(".")[2] not in BUFFERS]
-        self.others = {name: precise(others[name]) for name in self.names}
-        device = self.others[self.names[0]].device
-        self.reference = {name: precise(reference[name]).to(device) for name in self.names}
-        self.places = [
-            [place for place in group.places if place.name in self.reference]
-            for group in symmetries.permutations
-        ]
-        theirs, ours = _squares(self.others), _squares({n: t[None] for n, t in self.reference.items()})
-        broken = [f"network {i}" for i in (~theirs.isfinite()).nonzero().flatten().tolist()]
-        broken += [] if bool(ours.isfinite()) else ["the reference"]
-        if broken:
-            raise ValueError(
-                f"{broken[0]} has weights that are not finite: leave diverged networks out before matching."
+def _matched(aims: Params, batch: Params, symmetries: Symmetries, chosen: Solver) -> Found:
+    """Each network of the batch to its aim, or to the one that there is."""
+    sizes = [group.size for group in symmetries.permutations]
+    plain = seats(symmetries) if max(sizes, default=0) >= WIDE else None
+    members, alone = len(next(iter(batch.values()))), len(next(iter(aims.values()))) == 1
+    if plain is None and alone:
+        return _climbed(member(aims, 0), batch, symmetries, chosen)
+    found: list[Found] = []
+    for i in range(members):
+        aim, one = (
+            member(aims, 0 if alone else i),
+            {name: tensor[i : i + 1] for name, tensor in batch.items()},
+        )
+        if plain is None:
+            found.append(_climbed(aim, one, symmetries, chosen))
+            continue
+        ascent, history = ascend(aim, member(one, 0), plain, chosen)
+        found.append(
+            (
+                tuple(perm[None] for perm in ascent.perms),
+                torch.tensor(history, dtype=torch.float64)[:, None],
+                ascent.solves,
             )
-        self.tolerance = ROUNDING * (theirs * ours).sqrt()
-
-    def start(self) -> _State:
-        return _State(self.others, self.element({}), self.objective(self.others))
-
-    def objective(self, weights: Params) -> Tensor:
-        """(P,): the inner product with the reference."""
-        total = torch.zeros_like(self.tolerance)
-        for name in self.names:
-            total += weights[name].flatten(1) @ self.reference[name].flatten()
-        return total
-
-    def up(self, state: _State, groups: list[int]) -> tuple[_State, list[Tensor]]:
-        """Sweep over the groups until none changes any network; the objective before and after each sweep."""
-        history = [state.value]
-        while True:
-            for g in groups:
-                state = self.better(state, self.best_step(state, g))
-            history.append(state.value)
-            if torch.equal(history[-1], history[-2]):
-                return state, history
-
-    def from_input(self, groups: list[int]) -> Step:
-        """A way to start: each group once, in list order, by those weights alone whose other axis is settled.
-
-        In the first sweep a layer's outgoing weights end at units that are still in any order: noise, which leads some
-        networks into poor optima.
-        """
-        state = self.start()
-        for k, g in enumerate(groups):
-            later = [place.name for h in self.with_all_inside(groups[k + 1 :]) for place in self.places[h]]
-            mine = {(place.name, place.axis) for place in self.places[g]}
-            twice = [name for name, axis in mine if axis and (name, 0) in mine]
-            view = copy(self)
-            view.names = [name for name in self.names if name not in {*later, *twice}]
-            here = replace(state, value=view.objective(state.weights))
-            state = view.better(here, view.best_step(here, g))
-        return dict(enumerate(state.perms))
-
-    def better(self, state: _State, step: Step) -> _State:
-        """The state with the step made in those networks where it gains more than rounding."""
-        weights = self.moved(state.weights, step)
-        value = self.objective(weights)
-        gains = value > state.value + self.tolerance
-        if not bool(gains.any()):
-            return state
-        element = self.element(
-            {g: _choose(gains, perm, torch.arange(perm.shape[1])) for g, perm in step.items()}
         )
-        return _State(
-            {name: _choose(gains, weights[name], tensor) for name, tensor in state.weights.items()},
-            compose(self.symmetries, state.perms, element),
-            _choose(gains, value, state.value),
-        )
-
-    def best_step(self, state: _State, g: int) -> Step:
-        """The best order of the units of group ``g``, all groups outside it held; the groups inside it are set too."""
-        inside = [i for block in self.symmetries.inner(g) for i in block]
-        if not inside:
-            return {g: assign(self.worth(state.weights, g, pairs=True))}
-        members, size = len(state.value), self.symmetries.permutations[g].size
-        unit = torch.arange(size, device=state.value.device)
-        worth, turned = state.value.new_empty(members, size, size), []
-        for s in range(size):  # every pair (i, j): block j = i + s stands at place i, at its best inside
-            turn = (unit + s) % size
-            step = {g: turn.expand(members, -1)}
-            weights = self.moved(state.weights, step)
-            here = _State(weights, self.element(step), self.objective(weights))
-            turned.append(self.up(here, inside)[0])
-            worth[:, unit, turn] = self.worth(turned[s].weights, g, pairs=False)
-        order = assign(worth)
-        shift = ((order - unit) % size).gather(1, order.argsort(1))  # (P, size): by which a block was turned
-        step = {g: order}
-        for b, inner in enumerate(self.symmetries.inner(g)):
-            for i in self.with_all_inside(inner):
-                orders = torch.stack([state.perms[i] for state in turned])  # (shifts, P, units)
-                chosen = shift[None, :, b, None].expand(1, -1, orders.shape[2])
-                step[i] = orders.gather(0, chosen)[0]
-        return step
-
-    def moved(self, weights: Params, step: Step) -> Params:
-        """The weights with a step made in all networks, inner groups first."""
-        weights = dict(weights)
-        for g in sorted(step):
-            for place in self.places[g]:
-                weights[place.name] = move_units(weights[place.name], place, step[g])
-        return weights
-
-    def element(self, step: Step) -> tuple[Tensor, ...]:
-        """A step as a group element, (P, size) a group."""
-        size, device = len(self.tolerance), self.tolerance.device
-        return tuple(
-            step.get(g, nothing.to(device).expand(size, -1))
-            for g, nothing in enumerate(identity(self.symmetries))
-        )
-
-    def with_all_inside(self, groups: list[int]) -> list[int]:
-        """These groups and all groups inside them, at any depth."""
-        deeper = [i for g in groups for block in self.symmetries.inner(g) for i in block]
-        return groups + (self.with_all_inside(deeper) if deeper else [])
-
-    def worth(self, weights: Params, g: int, pairs: bool) -> Tensor:
-        """Inner products of the reference's unit i with unit j, (P, size, size); or only with what stands at i, (P, size)."""
-        size = self.symmetries.permutations[g].size
-        total = self.tolerance.new_zeros(len(self.tolerance), size, *[size] * pairs)
-        for place in self.places[g]:
-            if place.name not in self.names:
-                continue
-            ours = owned(self.reference[place.name][None], place)
-            theirs = owned(weights[place.name], place)
-            total = total + (ours @ theirs.mT if pairs else (ours * theirs).sum(2))
-        return total
+    longest = max(len(history) for _, history, _ in found)
+    objective = [torch.cat([h, h[-1:].expand(longest - len(h), -1)]) for _, h, _ in found]
+    perms = tuple(torch.cat(group) for group in zip(*(perms for perms, _, _ in found), strict=True))
+    return perms, torch.cat(objective, 1), sum(solves for _, _, solves in found)
 
 
-def _choose(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Member by member a (P, ...) where ``which`` (P,), else b."""
-    return torch.where(which.view(-1, *[1] * (a.ndim - 1)), a, b.to(a.device))
+def ascend(aim: Params, other: Params, plain: list[list[Seat]], chosen: Solver) -> tuple[Ascent, list[float]]:
+    """One wide network to its reference, from the better of two starts; with the objective after each sweep."""
+    ascent = Ascent(aim, other, plain, chosen)
+    first = ascent.value
+    ascent.from_input()
+    if ascent.value <= first:
+        ascent = Ascent(aim, other, plain, chosen)
+    return ascent, [first, *ascent.up()]
 
 
-def _squares(weights: Params) -> Tensor:
-    """(P,): squared L2 norm of each network's weights."""
-    return torch.stack([tensor.flatten(1).square().sum(1) for tensor in weights.values()]).sum(0)
+def toward(
+    aim: Params,
+    own: Params,
+    symmetries: Symmetries,
+    plain: list[list[Seat]] | None,
+    chosen: Solver,
+    rounds: int | None = None,
+) -> tuple[tuple[Int64[Tensor, " _"], ...] | None, int]:
+    """One network towards an aim from where it stands: the step, or None if it stands best, and the problems solved.
+
+    ``rounds`` over the groups at most; all that it takes where units lie in blocks.
+    """
+    if plain is not None:
+        ascent = Ascent(aim, own, plain, chosen)
+        first = ascent.value
+        ascent.up(rounds)
+        return (tuple(ascent.perms) if ascent.value > first else None), ascent.solves
+    climb = Climb(aim, {name: tensor[None] for name, tensor in own.items()}, symmetries, chosen)
+    best, values = climb.up(
+        climb.start(), [g for g, x in enumerate(symmetries.permutations) if x.inside is None]
+    )
+    moved = bool(values[-1] > values[0])
+    return (tuple(perm[0] for perm in best.perms) if moved else None), climb.count[0]
+
+
+def _climbed(aim: Params, batch: Params, symmetries: Symmetries, chosen: Solver) -> Found:
+    """All networks of the batch at once."""
+    top = [g for g, group in enumerate(symmetries.permutations) if group.inside is None]
+    climb = Climb(aim, batch, symmetries, chosen)
+    own = climb.start()
+    best, values = climb.up(climb.better(own, climb.from_input(top)), top)
+    return best.perms, torch.stack([own.value, *values]), climb.count[0]
+
+
+def _alike(networks: Params) -> Params:
+    """Each tensor of each network divided by its norm."""
+    norms = {name: t.flatten(1).norm(dim=1).clamp(min=1e-300) for name, t in networks.items()}
+    return {name: t / norms[name].view(-1, *[1] * (t.ndim - 1)) for name, t in networks.items()}
+
+
+def _wide_enough(tensor: Tensor) -> Tensor:
+    """At least float32: half precision holds no sums."""
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
