@@ -122,15 +122,16 @@ class Ascent:
         """The best order of group ``g`` (by some of its seats), all others held; False where it is the present one."""
         worth = self.worth(g, range(len(self.groups[g])) if of is None else of)
         self.solves += 1
-        return self.make(g, self.solver(worth[None])[0], of)
+        place_of = self.solver(worth[None])[0]  # for each of theirs
+        return self.make(g, place_of.argsort(), of)
 
     def worth(self, g: int, which: list[int] | range) -> Float[Tensor, "size size"]:
-        """What unit j of theirs is worth at place i, float64, summed over some of the seats."""
+        """What unit j of theirs is worth at place i, at [j, i], summed over some of the seats."""
         total = None
         for k in which:
             if self.worths[g][k] is None:
                 theirs = self.theirs[g][k]
-                self.worths[g][k] = self.ours[g][k].to(theirs.dtype) @ theirs.mT
+                self.worths[g][k] = theirs @ self.ours[g][k].to(theirs.dtype).mT
             total = self.worths[g][k] if total is None else total + self.worths[g][k]
         assert total is not None, "every group has a place that is compared"
         return total
@@ -151,7 +152,7 @@ class Ascent:
         for k, seat in enumerate(self.groups[g]):
             self.theirs[g][k][rows] = self.theirs[g][k][step[rows]]
             if self.worths[g][k] is not None:
-                self.worths[g][k][:, rows] = self.worths[g][k][:, step[rows]]
+                self.worths[g][k][rows] = self.worths[g][k][step[rows]]
             for h in seat.columns:
                 self.follow(h, seat.place.name, g, rows, step)
         return True
@@ -164,7 +165,7 @@ class Ascent:
         before, after = theirs[:, to], theirs[:, source]
         worth = self.worths[h][k]
         if worth is not None and 2 * len(to) < theirs.shape[1]:
-            self.worths[h][k] = worth.addmm_(self.ours[h][k][:, to].to(theirs.dtype), (after - before).mT)
+            self.worths[h][k] = worth.addmm_(after - before, self.ours[h][k][:, to].to(theirs.dtype).mT)
         else:
             self.worths[h][k] = None
         theirs[:, to] = after

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 Solver = Callable[[Tensor], Tensor]
-LARGE = 400  # units from which an opening pays
+LARGE = 700  # units from which an opening pays
 BIDS, STEP, FEW = (
     60,
     0.002,

@@ -51,6 +51,7 @@ def train(
     seed: int,
     device: str | torch.device = "cpu",
     start: Params | None = None,
+    masks: Params | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
     every: float | int = 60,
@@ -59,15 +60,20 @@ def train(
     """Train every member by ``recipe`` on the same examples, each in its own random order.
 
     ``start`` gives initial parameters (P, ...) in place of ``initial``; running statistics that it leaves out begin as in
-    ``net``.  With ``checkpoint``, the state is written to that file (atomically) after an epoch whenever ``every`` seconds have passed, and a run that finds such a file goes on
+    ``net``.  ``masks`` holds boolean tensors (P, ...) of some parameters: where False, a weight begins at zero and stays there,
+    with neither gradient nor momentum.  With ``checkpoint``, the state is written to that file (atomically) after an epoch whenever ``every`` seconds have passed, and a run that finds such a file goes on
     from it, with the same bits on one CPU as a run that was never stopped; the file is removed at the end.
     ``fast=False`` takes the generic path for a perceptron too.  Raises UnsupportedTraining with the layer's name.
     """
-    fused = _fused(net, inputs, targets, recipe, seed, device) if fast else None
+    fused = _fused(net, inputs, targets, recipe, seed, device) if fast and masks is None else None
     simple = fast and fused is None  # the fused form works on parameters as they are named
-    run, slots, place, state = _begin(net, inputs, targets, recipe, members, seed, device, start, simple)
+    run, slots, place, state = _begin(
+        net, inputs, targets, recipe, members, seed, device, start, simple, masks
+    )
     run, model, device = replace(run, fused=fused), run.model, torch.device(device)
-    print_of_run = archive.fingerprint(recipe.to_dict(), seed, slots, state.packed, inputs, targets)
+    print_of_run = archive.fingerprint(
+        recipe.to_dict(), seed, slots, [*state.packed, *state.living], inputs, targets
+    )
     epochs_done = archive.restore(checkpoint, print_of_run, state.tensors()) if checkpoint else 0
 
     with worker_pool(device, not isinstance(model, Vmapped)) as (workers, each):
@@ -156,6 +162,7 @@ def _begin(
     device: str | torch.device,
     start: Params | None,
     fast: bool,
+    masks: Params | None = None,
 ) -> tuple[_Run, Tensor, Tensor, _State]:
     """A run before its first step: the run, the member in each slot, the slot of each member, and the state."""
     device, ids = torch.device(device), member_ids(members).cpu()
@@ -173,14 +180,22 @@ def _begin(
     lanes = model.lanes(sizes & set(range(recipe.batch_size + 1)))
     slots, place = arrange(ids, lanes)
 
-    if start is None:
-        packed = model.pack(initial(net, slots.to(device), seed))
-    else:
-        filled = torch.zeros(len(slots), dtype=torch.int64).index_copy(0, place, torch.arange(len(ids)))
-        packed = model.pack(
-            {name: start[name].detach()[filled.to(start[name].device)].to(device) for name in start}
-        )
+    filled = torch.zeros(len(slots), dtype=torch.int64).index_copy(0, place, torch.arange(len(ids)))
+
+    def in_slots(params: Params) -> Params:
+        return {name: t.detach()[filled.to(t.device)].to(device) for name, t in params.items()}
+
+    own = initial(net, slots.to(device), seed) if start is None else in_slots(start)
+    packed = model.pack(own)
     trained = len(model.names) if isinstance(model, Vmapped) else len(packed)
+    living: list[Tensor] = []
+    if masks is not None:
+        if unknown := masks.keys() - own.keys():
+            raise ValueError(f"a mask is given for {min(unknown)!r}, which is no parameter of the network.")
+        kept = {name: mask.to(t.dtype) for name, mask in in_slots(masks).items() for t in [own[name]]}
+        whole = {name: kept.get(name, torch.ones_like(t)) for name, t in own.items()}
+        living = model.pack(whole)[:trained]
+        packed = [*(t * mask for t, mask in zip(packed, living, strict=False)), *packed[trained:]]
     weights, statistics = packed[:trained], packed[trained:]
     state = _State(
         weights,
@@ -188,6 +203,7 @@ def _begin(
         recipe.moments(weights),
         torch.full((len(slots),), torch.nan, dtype=model.dtype, device=device),
         torch.full((len(slots),), -1, device=device),
+        living,
     )
     run = _Run(model, recipe, seed, model.table(inputs.to(device)), targets, steps, lanes)
     return run, slots, place, state
@@ -217,6 +233,9 @@ class _State:
     moments: list[list[Tensor]]
     loss: Tensor
     diverged_at: Tensor
+    living: list[
+        Tensor
+    ]  # one or nought a weight, where masks are given: nothing else of a network depends on it
 
     @property
     def packed(self) -> list[Tensor]:
@@ -228,7 +247,8 @@ class _State:
             [change(tensor) for tensor in tensors]
             for tensors in (self.weights, self.statistics, *self.moments)
         )
-        return _State(weights, statistics, moments, change(self.loss), change(self.diverged_at))
+        living = [change(tensor) for tensor in self.living]
+        return _State(weights, statistics, moments, change(self.loss), change(self.diverged_at), living)
 
     def part(self, chunk: slice | Tensor) -> _State:
         """Views of the members of a chunk, so that training them trains these; copies where rows are listed."""
@@ -285,6 +305,8 @@ class _Run:
             gradients, values = steps[size].gradients(
                 self.table, self.targets, rows, want_losses, members, number
             )
+            if state.living:
+                torch._foreach_mul_(gradients, state.living)
             rate = self.recipe.rate(number, self.steps)
             if update is None:
                 self.recipe.update(state.weights, gradients, state.moments, number, rate)

@@ -1,0 +1,265 @@
+"""Two and three networks at every width, with both matchings and their controls (P5-C1, C2, C3, C3b).
+
+Networks of different widths are independent (members of their own); at one width all pairs and all triples are used, and the
+intervals leave out networks, never pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lib.intervals import jackknife
+from lib.kept import Kept
+from lib.parallel import side_by_side
+from lib.params import Params
+from lib.population import evaluate
+from lib.rules import Measurement
+from lib.three_models.problem import perceptrons, recipe, trained
+from lib.three_models.stars import (
+    ACTIVATIONS,
+    MATCHINGS,
+    WEIGHTS,
+    Barriers,
+    between_pairs,
+    direct,
+    in_stars,
+    of_pairs,
+    random_table,
+    table,
+    through_third,
+)
+
+MEMBERS = 1000  # member numbers between one width and the next
+
+
+@dataclass(frozen=True, eq=False)
+class Width:
+    """The barriers at one width: of pairs as they are and randomly permuted, (n, n); in all stars of a matching, (n, n, n)."""
+
+    width: int
+    test_error: Float[np.ndarray, " n"]
+    plain: Barriers
+    random: Barriers
+    stars: Mapping[str, Barriers]
+
+    @property
+    def members(self) -> int:
+        """How many networks there are."""
+        return len(self.test_error)
+
+
+def networks(
+    images: str, widths: Sequence[int], count: int, epochs: int, *, seed: int, device: torch.device
+) -> dict[int, Params]:
+    """``count`` networks of each width."""
+    return {
+        width: trained(
+            perceptrons(images, width, device=device),
+            recipe(epochs),
+            range(MEMBERS * k, MEMBERS * k + count),
+            seed,
+        )
+        for k, width in enumerate(widths)
+    }  # fmt: skip
+
+
+def look(
+    images: str,
+    populations: Mapping[int, Params],
+    alphas: int,
+    *,
+    seed: int,
+    device: torch.device,
+    kept: Kept | None = None,
+) -> list[Width]:
+    """Match and join the networks of each width; on a CPU widths and matchings side by side, a process each."""
+    kept = kept or Kept(None)
+    pieces = [
+        lambda w=width, m=matching, p=params: _piece(images, w, p, m, alphas, seed, device, kept)
+        for width, params in populations.items()
+        for matching in MATCHINGS
+    ]
+    found = iter(side_by_side(pieces, device))
+    return [
+        _width(width, dict(zip(MATCHINGS, (next(found), next(found)), strict=True))) for width in populations
+    ]
+
+
+def _piece(
+    images: str,
+    width: int,
+    params: Params,
+    matching: str,
+    alphas: int,
+    seed: int,
+    device: torch.device,
+    kept: Kept,
+) -> dict[str, Tensor]:
+    return kept.part(
+        f"width-{width}-{matching.replace(' ', '-')}",
+        lambda: _barriers(images, width, params, matching, alphas, seed, device),
+    )
+
+
+def _barriers(
+    images: str, width: int, params: Params, matching: str, alphas: int, seed: int, device: torch.device
+) -> dict[str, Tensor]:
+    """All stars of one matching; the quicker one also does what no matching is needed for."""
+    problem = perceptrons(images, width, device=device)
+    found = {"stars": in_stars(problem, params, table(problem, params, matching), alphas, calibrate=True)}
+    parts: dict[str, np.ndarray] = {}
+    if matching == ACTIVATIONS:
+        members = len(next(iter(params.values())))
+        found["plain"] = between_pairs(problem, params, None, alphas, calibrate=True)
+        found["random"] = between_pairs(
+            problem, params, random_table(problem, members, seed), alphas, calibrate=True
+        )
+        scores = evaluate(problem.net, params, problem.test.inputs, problem.test.targets)
+        parts["test_error"] = 1 - scores["accuracy"].double().cpu().numpy()
+    parts |= {f"{kind}/{name}": values for kind, b in found.items() for name, values in vars(b).items()}
+    return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in parts.items()}
+
+
+def _width(width: int, parts: Mapping[str, Mapping[str, Tensor]]) -> Width:
+    def read(matching: str, kind: str) -> Barriers:
+        names = ("loss", "error", "calibrated")
+        return Barriers(*(parts[matching][f"{kind}/{name}"].numpy() for name in names))
+
+    return Width(
+        width,
+        parts[ACTIVATIONS]["test_error"].numpy(),
+        read(ACTIVATIONS, "plain"),
+        read(ACTIVATIONS, "random"),
+        {matching: read(matching, "stars") for matching in MATCHINGS},
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- measurements
+
+
+Interval = tuple[float, float, float]
+
+
+def pair_barrier(found: Width, kind: str, what: str, some: np.ndarray) -> float:
+    """Mean barrier of some networks' pairs: ``kind`` "plain", "random" or a matching (direct); ``what`` a field of Barriers."""
+    if kind in ("plain", "random"):
+        return of_pairs(getattr(getattr(found, kind), what), some)
+    return of_pairs(direct(getattr(found.stars[kind], what)), some)
+
+
+def third_barrier(found: Width, matching: str, what: str, some: np.ndarray) -> float:
+    """Mean barrier of pairs that were aligned through a third network."""
+    return through_third(getattr(found.stars[matching], what), some)
+
+
+def level(found: Width, kind: str, what: str, indirect: bool = False) -> Interval:
+    """A mean barrier with its interval over networks, for figures and tables."""
+    mean = third_barrier if indirect else pair_barrier
+    value, low, high = jackknife(lambda g: np.array([mean(found, kind, what, g[0])]), [found.members])
+    return float(value[0]), float(low[0]), float(high[0])
+
+
+def measure_one_permutation(found: Sequence[Width]) -> list[Measurement]:
+    """P5-C1: direct over plain, one cell a width and matching; and the control."""
+    measured = []
+    for each in found:
+        for matching in MATCHINGS:
+            measured.append(
+                _measured(
+                    "aligned_ratio",
+                    f"width {each.width}, {matching}",
+                    [each],
+                    lambda g, e=each, m=matching: (
+                        pair_barrier(e, m, "loss", g[0]) / pair_barrier(e, "plain", "loss", g[0])
+                    ),
+                )
+            )
+        measured.append(
+            _measured(
+                "random_ratio",
+                f"width {each.width}",
+                [each],
+                lambda g, e=each: (
+                    pair_barrier(e, "random", "loss", g[0]) / pair_barrier(e, "plain", "loss", g[0])
+                ),
+            )
+        )
+    return measured
+
+
+def measure_third(found: Sequence[Width], most: int = 256) -> list[Measurement]:
+    """P5-C2: error barrier, indirect minus direct, weight matching, widths to ``most``."""
+    return [
+        _measured(
+            "indirect_excess",
+            f"width {each.width}",
+            [each],
+            lambda g, e=each: (
+                third_barrier(e, WEIGHTS, "error", g[0]) - pair_barrier(e, WEIGHTS, "error", g[0])
+            ),
+        )
+        for each in found
+        if each.width <= most
+    ]
+
+
+def measure_slopes(found: Sequence[Width]) -> list[Measurement]:
+    """P5-C3: slope of the logarithmic indirect loss barrier in the logarithmic width."""
+    x = np.log([each.width for each in found])
+
+    def slope(groups: Sequence[np.ndarray], matching: str) -> float:
+        y = [third_barrier(e, matching, "loss", g) for e, g in zip(found, groups, strict=True)]
+        return float(np.polyfit(x, np.log(y), 1)[0])
+
+    return [
+        _measured("width_slope", matching, found, lambda g, m=matching: slope(g, m)) for matching in MATCHINGS
+    ]
+
+
+def measure_control(found: Sequence[Width], what: str = "loss") -> list[Measurement]:
+    """P5-C3b: indirect over plain, weight matching, and the slope of that ratio a doubling of width."""
+    x = np.log2([each.width for each in found])
+
+    def ratio(each: Width, some: np.ndarray) -> float:
+        return third_barrier(each, WEIGHTS, what, some) / pair_barrier(each, "plain", what, some)
+
+    measured = [
+        _measured("barrier_ratio", f"width {each.width}", [each], lambda g, e=each: ratio(e, g[0]))
+        for each in found
+    ]
+    slope = lambda groups: np.polyfit(x, [ratio(e, g) for e, g in zip(found, groups, strict=True)], 1)[0]  # noqa: E731
+    return [*measured, _measured("ratio_slope", "weight matching", found, lambda g: float(slope(g)))]
+
+
+def strong(found: Width, matching: str) -> bool:
+    """'Strong connectivity reached': indirect error barrier below 1 %, loss barrier below a tenth of the unaligned one, as means."""
+    everyone = np.arange(found.members)
+    error = third_barrier(found, matching, "error", everyone)
+    loss = third_barrier(found, matching, "loss", everyone)
+    return error < 0.01 and loss < 0.1 * pair_barrier(found, "plain", "loss", everyone)
+
+
+def rows(found: Sequence[Width]) -> list[tuple[str, ...]]:
+    """For a page: width, test error, and loss barriers of all kinds of lines with their intervals."""
+    text = "{:.3f} ({:.3f} to {:.3f})"
+    table = []
+    for each in found:
+        cells = [level(each, "plain", "loss"), level(each, "random", "loss")]
+        cells += [level(each, WEIGHTS, "loss"), level(each, WEIGHTS, "loss", indirect=True)]
+        cells += [level(each, ACTIVATIONS, "loss"), level(each, ACTIVATIONS, "loss", indirect=True)]
+        table.append(
+            (str(each.width), f"{100 * each.test_error.mean():.1f} %", *(text.format(*c) for c in cells))
+        )
+    return table
+
+
+def _measured(name: str, cell: str, found: Sequence[Width], statistic) -> Measurement:
+    sizes = [each.members for each in found]
+    value, low, high = jackknife(lambda groups: np.array([statistic(groups)]), sizes)
+    return Measurement(name, cell, value[0], low[0], high[0], n=min(sizes), seeds=min(sizes))
