@@ -179,6 +179,30 @@ class UnitNorm:
 
 
 @dataclass(frozen=True)
+class ThreeModels:
+    """Sizes of *Three models at once* (claims P5-C1 to P5-C11, P5-X1, X-M1). A setting names data and network."""
+
+    images: str
+    widths: tuple[int, ...]
+    pictures: tuple[tuple[str, int], ...]  # settings and widths of convolutional networks
+    picture_epochs: int
+    networks: int  # of each width, training, shift and setting
+    epochs: int
+    alphas: int  # points of a line, ends included
+    path_setting: str  # trajectories
+    path_width: int
+    path_epochs: tuple[int, ...]  # at which networks are kept; the last is the end
+    chain_width: int  # chains, truncated weights, the decomposition, joint alignments
+    many: int  # networks of that width
+    sizes_together: tuple[int, ...]  # networks aligned at once
+    shift_width: int
+    prune_setting: str
+    prune_width: int
+    prune_levels: int
+    prune_epochs: int  # of each level, from the rewound weights
+
+
+@dataclass(frozen=True)
 class Profile:
     """One named set of sizes."""
 
@@ -188,6 +212,7 @@ class Profile:
     free_energy: FreeEnergy
     matrix_gaussian: MatrixGaussian
     unit_norm: UnitNorm
+    three_models: ThreeModels
 
 
 QUICK = Profile(
@@ -334,6 +359,26 @@ QUICK = Profile(
         timing_repeats=5,  # the ledger's least number
         timing_steps=20,
     ),
+    three_models=ThreeModels(
+        images="digits",
+        widths=(32, 64, 128, 256),  # the ledger's
+        pictures=(),
+        picture_epochs=0,
+        networks=10,  # the ledger's least number
+        epochs=20,  # 97 to 98 % of the test digits right, at half the time of 40
+        alphas=7,  # five between the ends; barriers are widest near the middle
+        path_setting="digits",
+        path_width=64,  # twice as wide takes twice the seconds, and showed the same in pilots
+        path_epochs=(1, 2, 4, 8, 14, 20),
+        chain_width=128,
+        many=24,  # three groups of eight
+        sizes_together=(3, 5, 8),  # the ledger's
+        shift_width=64,
+        prune_setting="digits",
+        prune_width=128,  # twice as wide would take a third of the minute
+        prune_levels=10,  # the ledger's
+        prune_epochs=8,
+    ),
 )
 
 FULL = Profile(
@@ -479,6 +524,29 @@ FULL = Profile(
         scene_batch=8,
         timing_repeats=20,
         timing_steps=50,
+    ),
+    three_models=ThreeModels(
+        images="mnist",
+        widths=(32, 64, 128, 256, 512, 1024, 2048, 4096),
+        pictures=(
+            *(("cifar10/vgg-16", w) for w in (16, 32, 64, 128)),
+            *(("cifar10/resnet-20", w) for w in (16, 32, 64, 128)),
+        ),
+        picture_epochs=20,  # a short schedule (the authors' has 160), without augmentation
+        networks=10,
+        epochs=20,
+        alphas=25,  # the authors'
+        path_setting="cifar10/vgg-16",
+        path_width=64,
+        path_epochs=(1, 2, 3, 5, 8, 12, 16, 20),
+        chain_width=512,
+        many=40,
+        sizes_together=(3, 5, 8),
+        shift_width=512,
+        prune_setting="cifar10/vgg-16",
+        prune_width=64,
+        prune_levels=20,  # the authors'
+        prune_epochs=15,
     ),
 )
 
