@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lib.device import worker_pool
 from lib.params import Params, population_size
@@ -22,7 +21,7 @@ from lib.population import predict, stacked
 
 CACHE = 8 << 20  # bytes of weights and activations of a block of mixtures, on a CPU
 MEMORY = 4 << 30  # the same, on an accelerator
-HALVINGS = 24  # of the range of temperatures, which begins at seven decades: to 1e-6 of itself
+HALVINGS = 18  # of the range of temperatures, which begins at seven decades: to 1e-4 of itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,26 +45,31 @@ def scores(
 ) -> Scores:
     """Every mixture in evaluation mode on the same N examples; BatchNorm's running statistics are mixed like weights.
 
-    ``calibrate``: examples (inputs, targets) on which each mixture's softmax temperature is found; its loss is then read on the
-    N examples. Raises ValueError for indices or weights that do not fit, and for weights of networks that are not finite.
+    ``calibrate``: examples (inputs, targets), the same or others, on which each mixture's softmax temperature is found; its loss is
+    then read on the N examples. Raises ValueError for indices or weights that do not fit, and for weights of networks that are not finite.
     """
     _check(params, index, weights)
     device = next(iter(params.values())).device
     floating = [tensor for tensor in params.values() if tensor.is_floating_point()]
-    inputs, targets = inputs.to(device, floating[0].dtype), targets.to(device)
+    given, inputs, targets = inputs, inputs.to(device, floating[0].dtype), targets.to(device)
     parts = [(inputs, targets)]
-    if calibrate is not None:
+    if calibrate is not None and calibrate[0] is not given:
         parts.append((calibrate[0].to(device, floating[0].dtype), calibrate[1].to(device)))
     mixers = [_mixer(net, params, x) for x, _ in parts]
     index, weights = index.to(device), weights.to(device, torch.float64)
     block = max(1, _block(net, params, sum(len(x) for x, _ in parts), inputs, device) // weights.shape[1])
 
     def piece(rows: Tensor) -> tuple[Tensor, ...]:
-        logits = [mix(index[rows], weights[rows].to(floating[0].dtype)) for mix in mixers]
-        found = (_cross_entropy(logits[0], targets), (logits[0].argmax(-1) != targets).double().mean(1))
+        some = index[rows], weights[rows].to(floating[0].dtype)
+        outputs = [mix(*some) for mix in mixers]
+        wrong = (outputs[0].argmax(-1) != targets).double().mean(1)
+        logits = [
+            y.mT.contiguous() for y in outputs
+        ]  # classes first: a softmax then runs along rows of examples
+        found = (_cross_entropy(logits[0], targets), wrong)
         if calibrate is None:
             return found
-        temperature = best_temperature(logits[1], parts[1][1])
+        temperature = best_temperature(logits[-1], parts[-1][1])
         return (*found, _cross_entropy(logits[0] / temperature[:, None, None].to(logits[0].dtype), targets))
 
     with torch.no_grad(), worker_pool(device, stacked.supports(net)) as (_, each):
@@ -89,14 +93,14 @@ def mixed(
 
 
 def best_temperature(
-    logits: Float[Tensor, "K N classes"], targets: Int64[Tensor, " N"]
+    logits: Float[Tensor, "K classes N"], targets: Int64[Tensor, " N"]
 ) -> Float64[Tensor, " K"]:
     """The temperature of each mixture's softmax with the least cross-entropy: convex in 1/T, by bisection of its slope."""
-    right = logits.gather(2, targets.expand(len(logits), -1)[..., None])[..., 0].mean(1)
+    right = _right(logits, targets).mean(1)
 
     def slope(sharpness: Tensor) -> Tensor:  # of the loss, by 1/T
-        scaled = sharpness[:, None, None] * logits
-        return (scaled.softmax(-1) * logits).sum(-1).mean(1) - right
+        soft = (sharpness[:, None, None] * logits).softmax(1)
+        return soft.mul_(logits).sum(1).mean(1) - right
 
     low, high = (torch.full_like(right, 10.0**k) for k in (-4, 3))
     for _ in range(HALVINGS):
@@ -107,8 +111,12 @@ def best_temperature(
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    flat = F.cross_entropy(logits.flatten(0, 1), targets.repeat(len(logits)), reduction="none")
-    return flat.view(len(logits), -1).double().mean(1)
+    return -_right(logits.log_softmax(1), targets).double().mean(1)
+
+
+def _right(values: Tensor, targets: Tensor) -> Tensor:
+    """(K, N): of values (K, classes, N) those of the right classes."""
+    return values.gather(1, targets.expand(len(values), 1, -1))[:, 0]
 
 
 def _mixer(net: nn.Module, params: Mapping[str, Tensor], inputs: Tensor):

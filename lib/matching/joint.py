@@ -57,13 +57,15 @@ def match_many(
     method: str = "joint",
     *,
     reference: int | None = None,
+    start: Perms | None = None,
     restarts: int = 0,
     seed: int = 0,
     assignment: str = "scipy",
 ) -> Aligned:
     """n networks of one architecture, a population (n, ...) or a list of single ones, brought into one order of their units.
 
-    ``reference`` names the network that "reference" and the start of "joint" use, in place of the best of all. "joint" with
+    ``reference`` names the network that "reference" and the start of "joint" use, in place of the best of all; "joint" can
+    also be given permutations to ``start`` from, of which the objective never falls short. "joint" with
     ``restarts`` = k climbs from the k next best references too, and keeps the best. ``seed`` orders the visits of "merge_many".
 
     Raises ValueError for fewer than two networks, networks of another architecture, weights that are not finite, or a method,
@@ -90,7 +92,9 @@ def match_many(
             start = tuple(unit.expand(members, -1) for unit in identity(symmetries))
             perms, history, solves = _ascend(models, symmetries, start, chosen, seed=seed)
     else:
-        stars, solves = _stars(models, symmetries, reference, assignment)
+        stars, solves = [(0.0, start)], 0
+        if start is None:
+            stars, solves = _stars(models, symmetries, reference, assignment)
         stars.sort(key=lambda star: -star[0])
         if method == "reference":
             perms, history = stars[0][1], []

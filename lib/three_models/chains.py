@@ -15,7 +15,7 @@ from lib.randomness import permutation
 from lib.rules import Measurement
 from lib.symmetry import compose, permute
 from lib.three_models.problem import Problem
-from lib.three_models.stars import Barriers, Table, barriers
+from lib.three_models.stars import WEIGHTS, Barriers, Table, barriers, table
 
 LONGEST = 3  # permutations in a chain; a cycle may have one more
 
@@ -50,9 +50,10 @@ def ways(members: int, composed: int, *, closed: bool, seed: int) -> Int64[Tenso
 
 
 def chains(
-    problem: Problem, params: Params, perms: Table, alphas: int, *, seed: int
+    problem: Problem, params: Params, alphas: int, *, seed: int
 ) -> dict[str, tuple[Int64[Tensor, "K length"], Barriers]]:
     """Barriers of chains of 1, 2 and 3 permutations ("1", "2", "3"), and of closed ones ("2-cycle", "3-cycle", "4-cycle")."""
+    perms = table(problem, params, WEIGHTS)
     members, found = len(perms[0]), {}
     kinds = [(str(k), k, False) for k in range(1, LONGEST + 1)]
     kinds += [(f"{k}-cycle", k, True) for k in range(2, LONGEST + 2)]

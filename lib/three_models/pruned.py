@@ -16,12 +16,13 @@ from torch import Tensor
 
 from lib import pruning
 from lib.intervals import jackknife
+from lib.kept import Kept
 from lib.matching import match
 from lib.params import Params, select
-from lib.population import Recipe, evaluate, train
+from lib.population import Recipe, evaluate
 from lib.rules import Measurement
 from lib.symmetry import permute
-from lib.three_models.problem import Problem, perceptrons, recipe
+from lib.three_models.problem import Problem, problem_of, recipe, trained
 from lib.three_models.stars import barriers
 
 MEMBERS = 500_000  # member numbers, away from those of other experiments
@@ -59,7 +60,7 @@ class Pruned:
 
 
 def prune_and_join(
-    images: str,
+    setting: str,
     width: int,
     count: int,
     levels: int,
@@ -68,16 +69,21 @@ def prune_and_join(
     *,
     seed: int,
     device: torch.device,
+    kept: Kept | None = None,
 ) -> Pruned:
-    """``count`` networks with two hidden layers, each level trained for ``epochs`` from the weights after the first epoch."""
-    problem, members = perceptrons(images, width, device=device), range(MEMBERS, MEMBERS + count)
-    again = replace(recipe(epochs), warmup=0)
-    rewind = _trained(problem, replace(recipe(epochs), epochs=1, warmup=0), members, seed)
+    """``count`` networks, each level trained for ``epochs`` from the weights after the first epoch."""
+    problem, members = problem_of(setting, width, device=device), range(MEMBERS, MEMBERS + count)
+    kept, again = kept or Kept(None), replace(recipe(epochs), warmup=0)
+    rewind = kept.part("pruned-rewind", lambda: trained(problem, replace(again, epochs=1), members, seed))
     nets, masks = [], [pruning.full(rewind, pruning.prunable(problem.net))]
     for level in range(levels + 1):
         if level:
             masks.append(pruning.prune(nets[-1], masks[-1], RATE))
-        nets.append(_trained(problem, again, members, seed, rewind, masks[-1]))
+        nets.append(
+            kept.part(
+                f"pruned-{level}", lambda mask=masks[-1]: trained(problem, again, members, seed, rewind, mask)
+            )
+        )
     test, ring = problem.test, torch.arange(count).roll(-1)
     perms = [match(params, select(params, ring), problem.symmetries).perms for params in nets]
     tries = {"plain": [None] * len(nets), "dense": [perms[0]] * len(nets), "own": perms}
@@ -128,32 +134,10 @@ def _transported(
             pruning.random_like(raw, seed),
         )
         for kind, mask in zip(TRANSPORTS, four, strict=True):
-            params = _trained(problem, again, members, seed, rewind, mask)
+            params = trained(problem, again, members, seed, rewind, mask)
             scores = evaluate(problem.net, params, problem.test.inputs, problem.test.targets)
             found[kind].append(100 * scores["accuracy"].double().cpu().numpy())
     return {kind: np.stack(rows) for kind, rows in found.items()}
-
-
-def _trained(
-    problem: Problem,
-    how: Recipe,
-    members: range,
-    seed: int,
-    start: Params | None = None,
-    masks: pruning.Masks | None = None,
-) -> Params:
-    learn = problem.learn
-    return train(
-        problem.net,
-        learn.inputs,
-        learn.targets,
-        how,
-        members=members,
-        seed=seed,
-        device=learn.inputs.device,
-        start=start,
-        masks=masks,
-    ).params
 
 
 def _next_barriers(

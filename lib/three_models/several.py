@@ -14,10 +14,9 @@ from lib.connectivity import simplex
 from lib.intervals import student
 from lib.kept import Kept
 from lib.matching import match_many
-from lib.parallel import side_by_side
 from lib.params import Params, select
 from lib.rules import Measurement
-from lib.three_models.problem import Problem, perceptrons
+from lib.three_models.problem import Problem, problem_of
 from lib.three_models.stars import barriers
 
 METHODS = ("reference", "merge_many", "joint")
@@ -36,41 +35,48 @@ class Groups:
     worst: Mapping[str, Float[np.ndarray, " G"]]
 
 
-def align(
-    images: str,
+Part = dict[str, Tensor]
+
+
+def align_group(
+    setting: str,
     width: int,
     params: Params,
-    sizes: Sequence[int],
     alphas: int,
     *,
     seed: int,
     device: torch.device,
     kept: Kept | None = None,
-) -> list[Groups]:
-    """As many disjoint groups of each size as the networks give, aligned by each method."""
-    kept, members = kept or Kept(None), len(next(iter(params.values())))
-    pieces = [
-        lambda n=n, g=g: kept.part(
-            f"several-{n}-{g}",
-            lambda: _group(images, width, select(params, slice(g * n, (g + 1) * n)), alphas, seed, device),
-        )
-        for n in sizes
-        for g in range(members // n)
-    ]
-    parts = iter(side_by_side(pieces, device))
-    return [_groups(n, [next(parts) for _ in range(members // n)]) for n in sizes]
+    name: str = "",
+) -> Part:
+    """One group of networks (n, ...), aligned by each method and joined in pairs and in its simplex."""
+    return (kept or Kept(None)).part(
+        f"several-{name}", lambda: _aligned(problem_of(setting, width, device), params, alphas, seed)
+    )
 
 
-def _group(
-    images: str, width: int, params: Params, alphas: int, seed: int, device: torch.device
-) -> dict[str, Tensor]:
-    problem = perceptrons(images, width, device=device)
-    found = {}
-    for method in (None, *METHODS):
-        aligned = match_many(params, problem.symmetries, method) if method else None
-        here = aligned.params if aligned else params
-        name = method or "none"
-        found[f"objective/{name}"] = aligned.objective[-1] if aligned else torch.tensor(torch.nan)
+def groups(params: Params, sizes: Sequence[int]) -> list[tuple[int, Params]]:
+    """As many disjoint groups of each size as the networks give: (size, networks)."""
+    members = len(next(iter(params.values())))
+    return [(n, select(params, slice(g * n, (g + 1) * n))) for n in sizes for g in range(members // n)]
+
+
+def gather(parts: Sequence[tuple[int, Part]]) -> list[Groups]:
+    """The groups of each size together, from (size, part) as ``groups`` lists them."""
+    sizes = list(dict.fromkeys(n for n, _ in parts))
+    return [_groups(n, [part for size, part in parts if size == n]) for n in sizes]
+
+
+def _aligned(problem: Problem, params: Params, alphas: int, seed: int) -> Part:
+    reference = match_many(params, problem.symmetries, "reference")
+    aligned = {
+        "reference": reference,
+        "merge_many": match_many(params, problem.symmetries, "merge_many", seed=seed),
+        "joint": match_many(params, problem.symmetries, "joint", start=reference.perms),
+    }
+    found = {f"objective/{name}": each.objective[-1] for name, each in aligned.items()}
+    found["objective/none"] = reference.objective[0]
+    for name, here in {"none": params, **{name: each.params for name, each in aligned.items()}}.items():
         found |= {f"{key}/{name}": value for key, value in _measures(problem, here, alphas, seed).items()}
     return {key: torch.as_tensor(value, dtype=torch.float64) for key, value in found.items()}
 

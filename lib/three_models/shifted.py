@@ -17,7 +17,7 @@ from lib.params import select
 from lib.randomness import normal, uniform
 from lib.rules import Measurement
 from lib.symmetry import permute
-from lib.three_models.problem import perceptrons, recipe, trained
+from lib.three_models.problem import problem_of, recipe, trained
 
 SHIFTS = ("noise", "brightness", "class balance")
 MEMBERS = 400_000  # member numbers, away from those of other experiments
@@ -54,10 +54,10 @@ def shift(data: Dataset, kind: str, seed: int) -> Dataset:
 
 
 def join(
-    images: str, width: int, count: int, epochs: int, alphas: int, *, seed: int, device: torch.device
+    setting: str, width: int, count: int, epochs: int, alphas: int, *, seed: int, device: torch.device
 ) -> dict[str, Shifted]:
     """``count`` networks of the original data and of each shift; every original is joined with every shifted one."""
-    problem = perceptrons(images, width, device=device)
+    problem = problem_of(setting, width, device=device)
     first = trained(problem, recipe(epochs), range(MEMBERS, MEMBERS + count), seed)
     found = {}
     for k, kind in enumerate(SHIFTS):

@@ -7,6 +7,7 @@ them, and indirect, through a third network, where it is not (Sharma et al. 2024
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,13 +18,14 @@ from torch import Tensor
 
 from lib.connectivity import lines
 from lib.matching import match, match_activations_pairs
+from lib.parallel import side_by_side
 from lib.params import Params, select
-from lib.symmetry import identity, inverse, permute, random_permutations
+from lib.symmetry import Symmetries, identity, inverse, permute, random_permutations
 from lib.three_models.problem import Problem
 
 WEIGHTS, ACTIVATIONS = "weight matching", "activation matching"
 MATCHINGS = (WEIGHTS, ACTIVATIONS)
-CALIBRATION = 200  # training images on which a softmax temperature is found
+MATCHED = 2_000  # training images on which activations are compared
 Table = tuple[Int64[Tensor, "n n _"], ...]
 
 
@@ -38,16 +40,35 @@ def table(
     pairs = torch.combinations(torch.arange(members)) if pairs is None else pairs
     first, second = pairs.unbind(1)
     if matching == WEIGHTS:
-        perms = match(select(params, first), select(params, second), problem.symmetries).perms
+        perms = _by_weights(problem, params, pairs)
     else:
         perms = match_activations_pairs(
-            problem.net, params, pairs, problem.symmetries, problem.learn.inputs
+            problem.net, params, pairs, problem.symmetries, problem.learn.inputs[:MATCHED]
         ).perms
     there = tuple(perm.cpu() for perm in perms)
     found = [unit.expand(members, members, -1).clone() for unit in identity(problem.symmetries)]
     for group, forth, back in zip(found, there, inverse(problem.symmetries, there), strict=True):
         group[first, second], group[second, first] = forth, back
     return tuple(found)
+
+
+def _by_weights(
+    problem: Problem, params: Params, pairs: Int64[Tensor, "K 2"]
+) -> tuple[Int64[Tensor, "K _"], ...]:
+    """On a machine with an accelerator all its processors match: assignment problems are theirs."""
+    first, second = pairs.unbind(1)
+    if next(iter(params.values())).device.type == "cpu":
+        return match(select(params, first), select(params, second), problem.symmetries).perms
+    here, cpu = {name: tensor.cpu() for name, tensor in params.items()}, torch.device("cpu")
+    pieces = [
+        lambda rows=rows: _matched(problem.symmetries, select(here, rows[:, 0]), select(here, rows[:, 1]))
+        for rows in pairs.split(-(-len(pairs) // (os.cpu_count() or 1)))
+    ]
+    return tuple(torch.cat(group) for group in zip(*side_by_side(pieces, cpu), strict=True))
+
+
+def _matched(symmetries: Symmetries, first: Params, second: Params) -> tuple[Int64[Tensor, "K _"], ...]:
+    return match(first, second, symmetries).perms
 
 
 def stars(problem: Problem, params: Params, perms: Table) -> Params:
@@ -74,12 +95,12 @@ def barriers(
     problem: Problem, params: Params, pairs: Int64[Tensor, "K 2"], alphas: int, calibrate: bool = False
 ) -> Barriers:
     """Test barriers of the lines between pairs of a population, (K,) each."""
-    learn, test = problem.learn, problem.test
+    test = problem.test
     found = lines(problem.net, params, pairs, test.inputs, test.targets, alphas)
     values = [found.barrier("loss"), found.barrier("error"), torch.full_like(found.loss[:, 0], torch.nan)]
     if calibrate:
-        some = learn.inputs[:CALIBRATION], learn.targets[:CALIBRATION]
-        middle = lines(problem.net, params, pairs, test.inputs, test.targets, 3, calibrate=some)
+        same = test.inputs, test.targets  # one number a network; on training images it would be 0, since all of them are right
+        middle = lines(problem.net, params, pairs, test.inputs, test.targets, 3, calibrate=same)
         values[2] = middle.barrier("calibrated")
     return Barriers(*(value.numpy() for value in values))
 

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from lib.intervals import jackknife
 from lib.kept import Kept
-from lib.parallel import side_by_side
+from lib.matching.activations import activations
 from lib.params import Params
 from lib.population import evaluate, walk
 from lib.rules import Measurement
-from lib.three_models.problem import FAST, STANDARD, Problem, perceptrons, recipe
+from lib.three_models.problem import FAST, STANDARD, Problem, problem_of, recipe
 from lib.three_models.stars import (
     ACTIVATIONS,
     MATCHINGS,
@@ -33,6 +33,7 @@ from lib.three_models.stars import (
 
 MEMBERS = 100_000  # member numbers, away from those of the widths
 CHANCE = 0.5  # an epoch counts where the mean test error lies below this share of chance's
+WATCHED = 500  # training images in which a unit that never fires counts as dead
 TRAININGS = (STANDARD, FAST)
 
 
@@ -41,7 +42,7 @@ class Followed:
     """One kind of training, pairs (n, n) at T epochs: error barriers, and the share of equal positions of two permutations.
 
     ``early[m][t]``: at the end, under the permutation of epoch t by matching m; ``late[m][t]``: at epoch t, under that of the end;
-    ``own[m][t]``: at epoch t, under its own; ``plain[t]``: at epoch t, under none. ``equal[m][t]`` compares with the last permutation
+    ``plain[t]``: at epoch t, under none. ``equal[m][t]`` compares with the last permutation
     of weight matching, and drops units that are dead in either network at the end. No numbers for pairs across halves.
     """
 
@@ -50,7 +51,6 @@ class Followed:
     plain: Float[np.ndarray, "T n n"]
     early: Mapping[str, Float[np.ndarray, "T n n"]]
     late: Mapping[str, Float[np.ndarray, "T n n"]]
-    own: Mapping[str, Float[np.ndarray, "T n n"]]
     equal: Mapping[str, Float[np.ndarray, "T n n"]]
 
     @property
@@ -65,28 +65,37 @@ class Followed:
         return [t for t in range(len(self.epochs)) if self.test_error[t].mean() < CHANCE * chance]
 
 
-def follow(
-    images: str,
+Part = dict[str, Tensor]
+HALVES = ((STANDARD, 0), (STANDARD, 1), (FAST, 0))
+
+
+def follow_half(
+    setting: str,
     width: int,
     count: int,
     epochs: Sequence[int],
     alphas: int,
+    kind: str,
+    half: int,
     *,
     seed: int,
     device: torch.device,
     kept: Kept | None = None,
-) -> dict[str, Followed]:
-    """The standard training (two halves of ``count`` networks) and the unstable one (one), side by side; the last epoch is the end."""
-    kept, epochs = kept or Kept(None), tuple(epochs)
-    halves = [(STANDARD, 0), (STANDARD, 1), (FAST, 0)]
-    pieces = [
-        lambda kind=kind, half=half: kept.part(
-            f"trajectory-{'standard' if kind == STANDARD else 'fast'}-{half}",
-            lambda: _followed(images, width, _members(kind, half, count), epochs, kind, alphas, seed, device),
-        )
-        for kind, half in halves
-    ]
-    first, second, fast = side_by_side(pieces, device)
+) -> Part:
+    """One half of one kind of training: ``count`` networks, kept after some ``epochs``, of which the last is the end."""
+    name = f"trajectory-{'standard' if kind == STANDARD else 'fast'}-{half}"
+    return (kept or Kept(None)).part(
+        name,
+        lambda: _followed(
+            setting, width, _members(kind, half, count), tuple(epochs), kind, alphas, seed, device
+        ),
+    )
+
+
+def gather(epochs: Sequence[int], halves: Sequence[Part]) -> dict[str, Followed]:
+    """The two kinds of training, from their halves in the order of ``HALVES``."""
+    first, second, fast = halves
+    epochs = tuple(epochs)
     return {STANDARD: _read(epochs, _joined(first, second)), FAST: _read(epochs, fast)}
 
 
@@ -113,7 +122,7 @@ def snapshots(
 
 
 def _followed(
-    images: str,
+    setting: str,
     width: int,
     members: range,
     epochs: tuple[int, ...],
@@ -122,7 +131,7 @@ def _followed(
     seed: int,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    problem = perceptrons(images, width, device=device)
+    problem = problem_of(setting, width, device=device)
     nets = snapshots(problem, members, epochs, kind, seed)
     test = problem.test
     error = [1 - evaluate(problem.net, p, test.inputs, test.targets)["accuracy"] for p in nets]
@@ -136,7 +145,6 @@ def _followed(
         tries = {
             "early": [(nets[-1], found) for found in tables],
             "late": [(p, tables[-1]) for p in nets],
-            "own": list(zip(nets, tables, strict=True)),
         }
         for name, what in tries.items():
             parts[f"{name}/{matching}"] = _stacked(
@@ -149,15 +157,9 @@ def _followed(
 
 
 def _alive(problem: Problem, params: Params) -> list[Tensor]:
-    """For each group (n, size): units that fire for some training image."""
-    from lib.population import stacked
-
-    x, found = problem.learn.inputs[None], []
-    for name, layer in stacked.layers(problem.net):
-        x = stacked.apply(layer, stacked.own_of(params, name), x)
-        if isinstance(layer, torch.nn.ReLU):
-            found.append((x > 0).any(1).cpu())
-    return found
+    """For each group (n, size): units that fire for some of the training images."""
+    seen = activations(problem.net, params, problem.symmetries, problem.learn.inputs[:WATCHED])
+    return [(units > 0).any(1).cpu() for units in seen]
 
 
 def _equal(one, other, alive: list[Tensor]) -> Float[Tensor, "n n"]:
@@ -202,7 +204,6 @@ def _read(epochs: tuple[int, ...], part: Mapping[str, Tensor]) -> Followed:
         part["plain"].numpy(),
         both("early"),
         both("late"),
-        both("own"),
         both("equal"),
     )
 

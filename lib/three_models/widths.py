@@ -20,7 +20,7 @@ from lib.parallel import side_by_side
 from lib.params import Params
 from lib.population import evaluate
 from lib.rules import Measurement
-from lib.three_models.problem import perceptrons, recipe, trained
+from lib.three_models.problem import problem_of, recipe, trained
 from lib.three_models.stars import (
     ACTIVATIONS,
     MATCHINGS,
@@ -42,6 +42,7 @@ MEMBERS = 1000  # member numbers between one width and the next
 class Width:
     """The barriers at one width: of pairs as they are and randomly permuted, (n, n); in all stars of a matching, (n, n, n)."""
 
+    name: str
     width: int
     test_error: Float[np.ndarray, " n"]
     plain: Barriers
@@ -55,22 +56,48 @@ class Width:
 
 
 def networks(
-    images: str, widths: Sequence[int], count: int, epochs: int, *, seed: int, device: torch.device
+    setting: str,
+    widths: Sequence[int],
+    count: int,
+    epochs: int,
+    *,
+    seed: int,
+    device: torch.device,
+    kept: Kept | None = None,
 ) -> dict[int, Params]:
     """``count`` networks of each width."""
+    kept = kept or Kept(None)
     return {
-        width: trained(
-            perceptrons(images, width, device=device),
-            recipe(epochs),
-            range(MEMBERS * k, MEMBERS * k + count),
-            seed,
+        width: kept.part(
+            f"{setting.replace('/', '-')}-{width}-networks",
+            lambda k=k, w=width: trained(
+                problem_of(setting, w, device), recipe(epochs), range(MEMBERS * k, MEMBERS * k + count), seed
+            ),
         )
         for k, width in enumerate(widths)
-    }  # fmt: skip
+    }
+
+
+def pictures(
+    settings: Sequence[tuple[str, int]],
+    count: int,
+    epochs: int,
+    alphas: int,
+    *,
+    seed: int,
+    device: torch.device,
+    kept: Kept | None = None,
+) -> list[Width]:
+    """The same for convolutional networks, each a (setting, width)."""
+    found = []
+    for setting, width in settings:
+        nets = networks(setting, (width,), count, epochs, seed=seed, device=device, kept=kept)
+        found += look(setting, nets, alphas, seed=seed, device=device, kept=kept)
+    return found
 
 
 def look(
-    images: str,
+    setting: str,
     populations: Mapping[int, Params],
     alphas: int,
     *,
@@ -81,18 +108,19 @@ def look(
     """Match and join the networks of each width; on a CPU widths and matchings side by side, a process each."""
     kept = kept or Kept(None)
     pieces = [
-        lambda w=width, m=matching, p=params: _piece(images, w, p, m, alphas, seed, device, kept)
+        lambda w=width, m=matching, p=params: _piece(setting, w, p, m, alphas, seed, device, kept)
         for width, params in populations.items()
         for matching in MATCHINGS
     ]
     found = iter(side_by_side(pieces, device))
     return [
-        _width(width, dict(zip(MATCHINGS, (next(found), next(found)), strict=True))) for width in populations
+        _width(setting, width, dict(zip(MATCHINGS, (next(found), next(found)), strict=True)))
+        for width in populations
     ]
 
 
 def _piece(
-    images: str,
+    setting: str,
     width: int,
     params: Params,
     matching: str,
@@ -102,16 +130,16 @@ def _piece(
     kept: Kept,
 ) -> dict[str, Tensor]:
     return kept.part(
-        f"width-{width}-{matching.replace(' ', '-')}",
-        lambda: _barriers(images, width, params, matching, alphas, seed, device),
+        f"{setting.replace('/', '-')}-{width}-{matching.replace(' ', '-')}",
+        lambda: _barriers(setting, width, params, matching, alphas, seed, device),
     )
 
 
 def _barriers(
-    images: str, width: int, params: Params, matching: str, alphas: int, seed: int, device: torch.device
+    setting: str, width: int, params: Params, matching: str, alphas: int, seed: int, device: torch.device
 ) -> dict[str, Tensor]:
     """All stars of one matching; the quicker one also does what no matching is needed for."""
-    problem = perceptrons(images, width, device=device)
+    problem = problem_of(setting, width, device=device)
     found = {"stars": in_stars(problem, params, table(problem, params, matching), alphas, calibrate=True)}
     parts: dict[str, np.ndarray] = {}
     if matching == ACTIVATIONS:
@@ -126,12 +154,14 @@ def _barriers(
     return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in parts.items()}
 
 
-def _width(width: int, parts: Mapping[str, Mapping[str, Tensor]]) -> Width:
+def _width(setting: str, width: int, parts: Mapping[str, Mapping[str, Tensor]]) -> Width:
     def read(matching: str, kind: str) -> Barriers:
         names = ("loss", "error", "calibrated")
         return Barriers(*(parts[matching][f"{kind}/{name}"].numpy() for name in names))
 
+    network = setting.partition("/")[2]
     return Width(
+        f"{network}, width {width}" if network else f"width {width}",
         width,
         parts[ACTIVATIONS]["test_error"].numpy(),
         read(ACTIVATIONS, "plain"),
@@ -173,7 +203,7 @@ def measure_one_permutation(found: Sequence[Width]) -> list[Measurement]:
             measured.append(
                 _measured(
                     "aligned_ratio",
-                    f"width {each.width}, {matching}",
+                    f"{each.name}, {matching}",
                     [each],
                     lambda g, e=each, m=matching: (
                         pair_barrier(e, m, "loss", g[0]) / pair_barrier(e, "plain", "loss", g[0])
@@ -183,7 +213,7 @@ def measure_one_permutation(found: Sequence[Width]) -> list[Measurement]:
         measured.append(
             _measured(
                 "random_ratio",
-                f"width {each.width}",
+                each.name,
                 [each],
                 lambda g, e=each: (
                     pair_barrier(e, "random", "loss", g[0]) / pair_barrier(e, "plain", "loss", g[0])
@@ -194,18 +224,18 @@ def measure_one_permutation(found: Sequence[Width]) -> list[Measurement]:
 
 
 def measure_third(found: Sequence[Width], most: int = 256) -> list[Measurement]:
-    """P5-C2: error barrier, indirect minus direct, weight matching, widths to ``most``."""
+    """P5-C2: error barrier, indirect minus direct, weight matching; perceptrons to width ``most``, and all convolutional networks."""
     return [
         _measured(
             "indirect_excess",
-            f"width {each.width}",
+            each.name,
             [each],
             lambda g, e=each: (
                 third_barrier(e, WEIGHTS, "error", g[0]) - pair_barrier(e, WEIGHTS, "error", g[0])
             ),
         )
         for each in found
-        if each.width <= most
+        if each.width <= most or each.name != f"width {each.width}"
     ]
 
 
@@ -230,8 +260,7 @@ def measure_control(found: Sequence[Width], what: str = "loss") -> list[Measurem
         return third_barrier(each, WEIGHTS, what, some) / pair_barrier(each, "plain", what, some)
 
     measured = [
-        _measured("barrier_ratio", f"width {each.width}", [each], lambda g, e=each: ratio(e, g[0]))
-        for each in found
+        _measured("barrier_ratio", each.name, [each], lambda g, e=each: ratio(e, g[0])) for each in found
     ]
     slope = lambda groups: np.polyfit(x, [ratio(e, g) for e, g in zip(found, groups, strict=True)], 1)[0]  # noqa: E731
     return [*measured, _measured("ratio_slope", "weight matching", found, lambda g: float(slope(g)))]
