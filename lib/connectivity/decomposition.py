@@ -25,6 +25,7 @@ from lib.population import evaluate
 from lib.symmetry import Symmetries, permute, rescale
 from lib.symmetry.canonical import canonical_form
 
+PAIRS = 16  # whose mended networks are held at once
 PARTS = ("permutation", "rescaling", "statistics", "rest")
 
 
@@ -56,6 +57,10 @@ def decompose(
     alphas: int = 11,
 ) -> Parts:
     """The barrier between each network of ``first`` (P, ...) and its partner in ``second``; statistics from ``calibration`` inputs."""
+    if alphas < 3:
+        raise ValueError(
+            f"{alphas} points of a line have none between its ends: the barrier's parts need three at least."
+        )
     permuted, rescaled = aligned(symmetries, first, second)
     plain, moved, scaled = (
         between(net, first, other, inputs, targets, alphas).barrier()
@@ -94,6 +99,11 @@ def _mended(
     device = next(iter(both.values())).device
     index = torch.arange(2 * members, device=device).view(2, members).T
     weights = torch.stack([1 - inner, inner], 1).to(device).expand(members, -1, -1)
-    middle = evaluate(net, repair(net, both, index, weights, calibration), inputs, targets)["loss"]
+    middle = torch.cat(
+        [
+            evaluate(net, repair(net, both, index[rows], weights[rows], calibration), inputs, targets)["loss"]
+            for rows in torch.arange(members).split(PAIRS)
+        ]
+    )
     straight = (1 - inner) * ends[0][:, None] + inner * ends[1][:, None]
     return (middle.double().cpu().view(members, -1) - straight).amax(1).clamp(min=0)

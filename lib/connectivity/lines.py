@@ -143,7 +143,9 @@ def simplex(
     if n < 2:
         raise ValueError("a simplex has at least two corners: give groups of two or more networks.")
     spread = -torch.log1p(-uniform(seed, torch.arange(count), "simplex", 0, (draws, n), torch.float64))
-    weights = torch.cat([torch.full((count, 1, n), 1 / n).double(), spread / spread.sum(-1, keepdim=True)], 1)
+    weights = torch.cat(
+        [torch.full((count, 1, n), 1 / n, dtype=torch.float64), spread / spread.sum(-1, keepdim=True)], 1
+    )
     corners = torch.eye(n).double().expand(count, -1, -1)
     weights = torch.cat([corners, weights], 1)
     loss = scores(net, params, groups.cpu(), weights, inputs, targets).loss.cpu()

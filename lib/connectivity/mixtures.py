@@ -52,12 +52,13 @@ def scores(
     device = next(iter(params.values())).device
     floating = [tensor for tensor in params.values() if tensor.is_floating_point()]
     given, inputs, targets = inputs, inputs.to(device, floating[0].dtype), targets.to(device)
-    parts = [(inputs, targets)]
+    examples = [inputs]
+    aims = None if calibrate is None else calibrate[1].to(device)
     if calibrate is not None and calibrate[0] is not given:
-        parts.append((calibrate[0].to(device, floating[0].dtype), calibrate[1].to(device)))
-    mixers = [_mixer(net, params, x) for x, _ in parts]
+        examples.append(calibrate[0].to(device, floating[0].dtype))
+    mixers = [_mixer(net, params, x) for x in examples]
     index, weights = index.to(device), weights.to(device, torch.float64)
-    block = max(1, _block(net, params, sum(len(x) for x, _ in parts), inputs, device) // weights.shape[1])
+    block = max(1, _block(net, params, sum(map(len, examples)), inputs, device) // weights.shape[1])
 
     def piece(rows: Tensor) -> tuple[Tensor, ...]:
         some = index[rows], weights[rows].to(floating[0].dtype)
@@ -67,9 +68,9 @@ def scores(
             y.mT.contiguous() for y in outputs
         ]  # classes first: a softmax then runs along rows of examples
         found = (_cross_entropy(logits[0], targets), wrong)
-        if calibrate is None:
+        if aims is None:
             return found
-        temperature = best_temperature(logits[-1], parts[-1][1])
+        temperature = best_temperature(logits[-1], aims)
         return (*found, _cross_entropy(logits[0] / temperature[:, None, None].to(logits[0].dtype), targets))
 
     with torch.no_grad(), worker_pool(device, stacked.supports(net)) as (_, each):
@@ -168,8 +169,9 @@ def _check(params: Mapping[str, Tensor], index: Tensor, weights: Tensor) -> None
         raise ValueError(
             f"index {tuple(index.shape)} and weights {tuple(weights.shape)}: give (K, m) and (K, R, m), at least one mixture."
         )
-    if int(index.min()) < 0 or int(index.max()) >= members:
-        raise ValueError(f"a mixture names network {int(index.max())}, but there are {members}, from 0 on.")
+    strange = index[(index < 0) | (index >= members)]
+    if len(strange):
+        raise ValueError(f"a mixture names network {int(strange[0])}, but there are {members}, from 0 on.")
     if not bool(weights.isfinite().all()):
         raise ValueError("a mixture has a weight that is not finite.")
     for name, tensor in params.items():

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lib.connectivity.mixtures import mixed
 from lib.params import Params, population_size, select
+from lib.population.initialise import NORMS
 
 MEMBERS = 64  # networks in one pass
 DEAD = 1e-10  # a unit's variance, over its mean square, below which it is left as it is
@@ -66,11 +67,20 @@ def repair(
     """Mixtures of ``ends`` (as in ``scores``), a population (K · R, ...), with the statistics of their ends' mixture on ``inputs``.
 
     Networks with BatchNorm are recalibrated, which comes to the same. Others are corrected where a layer with weight and bias,
-    or the norm behind it, puts out hidden units; the output layer is left alone. Dead units stay as they are.
+    or the norm behind it, puts out hidden units; the output layer is left alone. Dead units stay as they are, and so do mixtures
+    that are one end. Raises ValueError for a layer that is called twice, or whose units do not lie along axis 1.
     """
     between = mixed(ends, index, weights)
+    whole = (weights == 1).any(2).flatten()
+
+    def kept(mended: Params) -> Params:
+        return {
+            name: torch.where(whole.view(-1, *[1] * (t.ndim - 1)), between[name], t)
+            for name, t in mended.items()
+        }
+
     if any(isinstance(layer, _BatchNorm) and layer.track_running_stats for layer in net.modules()):
-        return recalibrate(net, between, inputs)
+        return kept(recalibrate(net, between, inputs))
     first = select(dict(ends), slice(0, 1))
     places = _units(net, {name: t[0] for name, t in first.items()}, inputs[:2])
 
@@ -107,7 +117,7 @@ def repair(
         _run(net, own, inputs, rule)
         return found
 
-    return between | _each(correct, between, goals)
+    return kept(between | _each(correct, between, goals))
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,8 +158,14 @@ def _units(net: nn.Module, own: Params, inputs: Tensor) -> set[str]:
     calls: list[tuple[str, nn.Module]] = []
 
     def rule(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> None:
-        if list(layer.parameters(recurse=False)):
-            calls.append((name, layer))
+        if not list(layer.parameters(recurse=False)):
+            return
+        if any(name == known for known, _ in calls) or y.ndim == 3:
+            why = "has its units along the last of three axes" if y.ndim == 3 else "is called twice"
+            raise ValueError(
+                f"the layer {name!r} {why}: statistics are mended where a layer is called once, units along axis 1."
+            )
+        calls.append((name, layer))
 
     with torch.no_grad():
         _run(net, own, inputs, rule)
@@ -162,6 +178,6 @@ def _units(net: nn.Module, own: Params, inputs: Tensor) -> set[str]:
 
 
 def _is_norm(layer: nn.Module) -> bool:
-    """Whether its weight is a factor for each channel."""
-    weight = dict(layer.named_parameters(recurse=False)).get("weight")
-    return weight is not None and weight.ndim == 1
+    """Whether it normalises: a factor and a term a channel, or one of torch's own."""
+    own = dict(layer.named_parameters(recurse=False))
+    return isinstance(layer, NORMS) or (own.keys() >= {"weight", "bias"} and own["weight"].ndim == 1)

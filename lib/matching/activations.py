@@ -266,10 +266,7 @@ class _Watch:
     def found(self) -> list[Tensor]:
         for group, units in zip(self.groups, self.units, strict=True):
             if units is None:
-                raise ValueError(
-                    f"no module of the network shows the units of {group.layer!r}, so their activations cannot be read: "
-                    "write and read them by layers that are modules, or match by weights."
-                )
+                raise _hidden(group)
         return self.units
 
 
@@ -280,13 +277,25 @@ def _seats(net: nn.Module, group: PermutationGroup) -> tuple[dict[str, Tensor], 
             f"the units of {group.layer!r} live inside exchangeable blocks, which activation matching does not order: "
             "match by weights."
         )
-    writers, readers = {}, {}
+    writers, readers, held = {}, {}, {}
     for place in group.places:
         name, _, kind = place.name.rpartition(".")
         turned = isinstance(net.get_submodule(name), _ConvTransposeNd) and kind == "weight"  # (in, out, ...)
+        writes = place.axis == int(turned)
         if kind not in BUFFERS:
-            (writers if place.axis == int(turned) else readers)[name] = place.index
+            (writers if writes else readers)[name] = place.index
+            held.setdefault(name, set()).add((kind, writes))
+    for roles in held.values():
+        if any(writes and not reads and kind != other for kind, writes in roles for other, reads in roles):
+            raise _hidden(group)
     return writers, readers
+
+
+def _hidden(group: PermutationGroup) -> ValueError:
+    return ValueError(
+        f"no module of the network shows the units of {group.layer!r} as what it gets or gives, so their activations cannot be "
+        "read: give each layer a module of its own, or match by weights."
+    )
 
 
 def _weighs(layer: nn.Module) -> bool:

@@ -99,7 +99,10 @@ def barriers(
     found = lines(problem.net, params, pairs, test.inputs, test.targets, alphas)
     values = [found.barrier("loss"), found.barrier("error"), torch.full_like(found.loss[:, 0], torch.nan)]
     if calibrate:
-        same = test.inputs, test.targets  # one number a network; on training images it would be 0, since all of them are right
+        same = (
+            test.inputs,
+            test.targets,
+        )  # one number a network; on training images it would be 0, since all of them are right
         middle = lines(problem.net, params, pairs, test.inputs, test.targets, 3, calibrate=same)
         values[2] = middle.barrier("calibrated")
     return Barriers(*(value.numpy() for value in values))
