@@ -2,13 +2,19 @@
 
 With ``norm="layer"`` every convolution is followed by a layer norm over the *channels* at each position, as in the authors' code (and in
 Git Re-Basin's): it keeps no running statistics, so that networks between networks need no recalibration. It is not
-``GroupNorm(1, channels)``, which normalises over positions too. ``norm="batch"`` takes BatchNorm.
+``GroupNorm(1, channels)``, which normalises over positions too. ``norm="batch"`` takes BatchNorm,
+and ``None`` nothing.
 """
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from lib.params import Params
+from lib.population import initial, member_ids
+from lib.randomness import normal
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -18,11 +24,11 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-NORMS = {"layer": ChannelNorm, "batch": nn.BatchNorm2d}
+NORMS = {"layer": ChannelNorm, "batch": nn.BatchNorm2d, None: nn.Identity}
 VGG16 = (1, 1, 0, 2, 2, 0, 4, 4, 4, 0, 8, 8, 8, 0, 8, 8, 8)  # channels over width; 0 halves the image
 
 
-def vgg16(width: int = 64, norm: str = "layer", classes: int = 10, channels: int = 3) -> nn.Sequential:
+def vgg16(width: int = 64, norm: str | None = "layer", classes: int = 10, channels: int = 3) -> nn.Sequential:
     """Thirteen convolutions in five blocks of W to 8 W channels, an average over the last positions, one linear head."""
     layers: list[nn.Module] = []
     for share in VGG16:
@@ -67,7 +73,27 @@ def resnet20(width: int = 16, norm: str = "layer", classes: int = 10, channels: 
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
 
 
-def _norm(name: str) -> type[nn.Module]:
+def initial_kaiming(net: nn.Module, members: int | range | Tensor, seed: int) -> Params:
+    """Initial parameters (P, ...) by counter: weights of linear and convolutional layers from N(0, 2 / fan_in), their biases 0.
+
+    Norms begin at scale 1 and shift 0, buffers as in ``net`` (He et al., *Delving deep into rectifiers*, ICCV 2015). Raises
+    UnsupportedTraining, with its name, for any other layer that owns parameters.
+    """
+    members = member_ids(members)
+    params = initial(net, members, seed)
+    for prefix, layer in net.named_modules():
+        if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
+            continue
+        for name, parameter in layer.named_parameters(prefix, recurse=False):
+            if name.endswith("bias"):
+                params[name] = torch.zeros_like(params[name])
+                continue
+            shape, spread = tuple(parameter.shape), (2 / parameter[0].numel()) ** 0.5
+            params[name] = spread * normal(seed, members, f"kaiming/{name}", 0, shape, parameter.dtype)
+    return params
+
+
+def _norm(name: str | None) -> type[nn.Module]:
     if name not in NORMS:
-        raise ValueError(f"there is no norm called {name!r} here: choose one of {', '.join(NORMS)}.")
+        raise ValueError(f"there is no norm {name!r} here: choose one of {', '.join(map(repr, NORMS))}.")
     return NORMS[name]

@@ -41,12 +41,11 @@ def prune(params: Mapping[str, Tensor], masks: Masks, rate: float = 0.2) -> Mask
     """
     if not 0 <= rate < 1:
         raise ValueError(f"a rate of {rate} leaves nothing to prune: it must lie in [0, 1).")
-    sizes = torch.cat(
-        [params[n].abs().flatten(1).masked_fill(~m.flatten(1), torch.inf) for n, m in masks.items()], 1
-    )
-    living = sizes.isfinite().sum(1)
+    living = torch.cat([mask.flatten(1) for mask in masks.values()], 1)
+    sizes = torch.cat([params[name].abs().flatten(1) for name in masks], 1).masked_fill(~living, torch.inf)
+    gone = [int(rate * count) for count in living.sum(1).tolist()]  # in double precision, on any device
     rank = sizes.argsort(dim=1, stable=True).argsort(dim=1)
-    keep = sizes.isfinite() & (rank >= (rate * living).floor().long()[:, None])
+    keep = living & (rank >= torch.tensor(gone, device=rank.device)[:, None])
     parts = keep.split([m[0].numel() for m in masks.values()], 1)
     return {name: part.view_as(mask) for (name, mask), part in zip(masks.items(), parts, strict=True)}
 
@@ -65,12 +64,13 @@ def density(masks: Masks) -> Float64[Tensor, " P"]:
 def permute_masks(masks: Masks, symmetries: Symmetries, perms: tuple[Int64[Tensor, "*P _"], ...]) -> Masks:
     """Masks moved along with the units of their networks."""
     members = len(next(iter(masks.values())))
-    whole = {
-        name: masks[name].double() if name in masks else torch.zeros(members, *shape, dtype=torch.float64)
+    others = {
+        name: torch.zeros(members, *shape, dtype=torch.bool)
         for name, shape in symmetries.shapes.items()
+        if name not in masks
     }
-    moved = permute(whole, symmetries, perms)
-    return {name: moved[name] > 0.5 for name in masks}
+    moved = permute(others | masks, symmetries, perms)
+    return {name: moved[name] for name in masks}
 
 
 def random_like(masks: Masks, seed: int, purpose: str = "pruning/random") -> Masks:

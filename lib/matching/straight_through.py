@@ -62,13 +62,13 @@ def straight_through(
 
     Raises ValueError for populations, weights that are not finite, and a loss at the midpoint that is not.
     """
-    for network in (first, second):
+    names = compared(symmetries)
+    for which, network in (("the first network", first), ("the second network", second)):
         if members_of(network, symmetries) is not None:
             raise ValueError(
                 "straight-through estimation takes one pair: give single networks, not populations."
             )
-    names = compared(symmetries)
-    refuse_broken({name: tensor[None] for name, tensor in first.items()}, names, "the first network")
+        refuse_broken({name: tensor[None] for name, tensor in network.items()}, names, which)
     latent = {name: tensor.detach().clone() for name, tensor in first.items()}
     adam = torch.optim.Adam([latent[name] for name in names], lr=rate)
     training = net.training

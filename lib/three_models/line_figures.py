@@ -156,3 +156,41 @@ def _over_pairs(values: Float[np.ndarray, "pairs A"], members: int) -> Float[np.
     table = np.full((values.shape[1], members, members), np.nan)
     table[:, a, b] = table[:, b, a] = values.T
     return np.stack(jackknife(lambda g: np.array([of_pairs(t, g[0]) for t in table]), [members]))
+
+
+@style()
+def strengths() -> Shown:
+    """The three strengths as sketches: a pair, two sequences, a triangle."""
+    fig, axes = figure(8.4, 2.5, columns=3)
+    titles = ("weak: a permutation a pair", "simultaneous: one for two sequences", "strong: one a network")
+    rise = np.linspace(0.1, 0.9, 4)
+    drawn = (
+        [((0.15, 0.5), (0.85, 0.5))],
+        [((x, 0.8), (x, 0.2)) for x in rise],
+        [((0.15, 0.2), (0.85, 0.2)), ((0.15, 0.2), (0.5, 0.85)), ((0.85, 0.2), (0.5, 0.85))],
+    )
+    names = (
+        (("A", 0.15, 0.5), ("P[B]", 0.85, 0.5)),
+        (
+            *((f"$A_{k + 1}$", x, 0.8) for k, x in enumerate(rise)),
+            *((f"$P[B_{k + 1}]$", x, 0.2) for k, x in enumerate(rise)),
+        ),
+        (("$P_A[A]$", 0.15, 0.2), ("$P_B[B]$", 0.85, 0.2), ("$P_C[C]$", 0.5, 0.85)),
+    )
+    colour = signs(("line",))["line"].colour
+    for ax, title, links, places in zip(axes, titles, drawn, names, strict=True):
+        for (x0, y0), (x1, y1) in links:
+            ax.plot([x0, x1], [y0, y1], color=colour, lw=1.6)
+        for name, x, y in places:
+            ax.plot([x], [y], "o", color=colour, ms=5)
+            ax.annotate(name, (x, y), ha="center", va="bottom" if y > 0.4 else "top", xytext=(0, 5 if y > 0.4 else -5), textcoords="offset points")  # fmt: skip
+        ax.set(title=title, xlim=(-0.05, 1.05), ylim=(0, 1.1), xticks=[], yticks=[])
+        ax.title.set_fontsize(10)
+        ax.spines[:].set_visible(False)
+        ax.grid(False)
+    return show(
+        fig,
+        "Three sketches: two networks joined by a line; two sequences of four networks, each joined with its partner under one "
+        "permutation; three networks, all joined with each other.",
+        "Lines stand for low barriers.",
+    )

@@ -36,7 +36,8 @@ def worths(kind: str, size: int, problems: int = PROBLEMS) -> torch.Tensor:
 def sums(worth: torch.Tensor, perms: torch.Tensor) -> torch.Tensor:
     """(P,): what the permutations are worth; each must be one."""
     size = worth.shape[-1]
-    assert perms.dtype == torch.int64 and perms.shape == worth.shape[:2]
+    assert perms.dtype == torch.int64
+    assert perms.shape == worth.shape[:2]
     assert torch.equal(perms.sort(1).values, torch.arange(size).expand_as(perms))
     return worth.gather(2, perms[..., None]).sum((1, 2))
 
@@ -52,7 +53,17 @@ def shortfall(worth: torch.Tensor) -> torch.Tensor:
     return SHORT * (worth.amax((1, 2)) - worth.amin((1, 2))) + 1e-13 * worth.abs().sum((1, 2))
 
 
-KINDS = ("normal", "ties", "negative", "tiny", "huge", "far from zero", "one good column", "products", "zeros")
+KINDS = (
+    "normal",
+    "ties",
+    "negative",
+    "tiny",
+    "huge",
+    "far from zero",
+    "one good column",
+    "products",
+    "zeros",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,7 +79,9 @@ def test_no_order_is_worth_more(name: str, kind: str) -> None:
     "name",
     [
         "scipy",
-        pytest.param("auction", marks=pytest.mark.xfail(run=False, reason="bids for ever: equal worths but 0")),
+        pytest.param(
+            "auction", marks=pytest.mark.xfail(run=False, reason="bids for ever: equal worths but 0")
+        ),
     ],
 )
 def test_equal_worths_are_assigned(name: str, size: int) -> None:
@@ -76,10 +89,12 @@ def test_equal_worths_are_assigned(name: str, size: int) -> None:
     assert torch.equal(sums(worth, solver(name)(worth)), size * worth[:, 0, 0])
 
 
-@pytest.mark.parametrize("kind", ["normal", "ties", "products"])
-@pytest.mark.parametrize(("size", "problems"), [(5, PROBLEMS), (64, PROBLEMS), (800, 1)])
-def test_both_solvers_agree(kind: str, size: int, problems: int) -> None:
-    worth = worths(kind, size, problems)
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [*itertools.product(["normal", "ties", "products"], [5, 64]), ("normal", 800), ("products", 800)],
+)
+def test_both_solvers_agree(kind: str, size: int) -> None:
+    worth = worths(kind, size, PROBLEMS if size < LARGE else 1)
     one, other = (sums(worth, solve(worth)) for solve in SOLVERS.values())
     assert ((one - other).abs() <= shortfall(worth)).all()
 
@@ -94,16 +109,20 @@ def test_the_opening_changes_no_sum(kind: str, dtype: torch.dtype, monkeypatch: 
     exact = torch.from_numpy(linear_sum_assignment(worth[0].double().numpy(), maximize=True)[1])[None]
     tolerance = 800 * torch.finfo(dtype).eps * worth.double().abs().amax()
     assert (sums(worth.double(), exact) - found).abs() <= tolerance
-    assert opened == [800] and LARGE <= 800
+    assert opened == [800]
+    assert LARGE <= 800
     assignment.assign(worths("normal", 64))
     assert opened == [800]
 
 
-def test_the_opening_leaves_short_paths() -> None:
+def test_the_opening_brings_most_rows_beside_their_columns() -> None:
     worth = worths("normal", 800, 1)[0].numpy()
-    prices = assignment._opening(worth)
-    wanted = [len(set(one.argmax(1))) for one in (worth, worth - prices)]
-    assert wanted[0] < 0.7 * 800 < 0.9 * 800 < wanted[1]  # columns that are some row's first choice
+    column = linear_sum_assignment(worth, maximize=True)[1]
+    near = []
+    for gains in (worth, worth - assignment._opening(worth)):
+        short = gains.max(1) - gains[range(800), column]
+        near.append((short <= assignment.STEP * (worth.max() - worth.min())).mean())
+    assert near[0] < 0.6 < 0.8 < near[1], near
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -131,5 +150,7 @@ def test_a_planted_order_is_found() -> None:
 
 
 def test_another_solver_is_not_known() -> None:
-    with pytest.raises(ValueError, match="no assignment solver called 'greedy': choose one of scipy, auction"):
+    with pytest.raises(
+        ValueError, match="no assignment solver called 'greedy': choose one of scipy, auction"
+    ):
         solver("greedy")

@@ -167,10 +167,18 @@ def test_types_stay_and_equal_units_stay() -> None:
 
 def test_misuse_is_refused() -> None:
     _, symmetries, params, _ = setting("two hidden layers", 3)
-    with pytest.raises(ValueError, match="the reference is a population"):
-        match(params, params, symmetries)
-    with pytest.raises(ValueError, match="'activations' is not known"):
+    with pytest.raises(ValueError, match="3 references for 2 networks"):
+        match(params, {k: v[:2] for k, v in params.items()}, symmetries)
+    with pytest.raises(ValueError, match="3 references for a single network"):
+        match(params, member(params, 0), symmetries)
+    with pytest.raises(ValueError, match=r"'activations' is not known here.*match_activations"):
         match(member(params, 0), params, symmetries, by="activations")
+    with pytest.raises(ValueError, match="no kernel 'correlation': choose 'product' or 'cosine'"):
+        match(member(params, 0), params, symmetries, kernel="correlation")
+    with pytest.raises(
+        ValueError, match="no assignment solver called 'greedy': choose one of scipy, auction"
+    ):
+        match(member(params, 0), params, symmetries, assignment="greedy")
     broken = {k: v.clone() for k, v in params.items()}
     broken["2.weight"][1, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="network 1 has weights that are not finite"):
