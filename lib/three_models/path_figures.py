@@ -147,11 +147,12 @@ def barriers(found: Mapping[str, tuple[float, float, float]], label: str, zero: 
 @style()
 def together(found: Sequence[Groups]) -> Shown:
     """n networks at once: pairwise barrier, and the average's loss above the mean loss, against n, a curve a method."""
-    of, x = signs([m.replace("_", " ") for m in METHODS]), [each.n for each in found]
+    methods = [m for m in METHODS if m in found[0].pairwise]
+    of, x = signs([m.replace("_", " ") for m in methods]), [each.n for each in found]
     fig, axes = figure(8.4, 3.4, columns=2)
     words = []
     for ax, (what, label) in zip(axes, (("pairwise", "mean pairwise loss barrier (nats)"), ("centroid", "loss of the average above the mean loss (nats)")), strict=True):  # fmt: skip
-        for method in METHODS:
+        for method in methods:
             name = method.replace("_", " ")
             band = student([getattr(each, what)[method] for each in found])
             curve(ax, x, band, of[name], name)

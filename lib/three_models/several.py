@@ -1,4 +1,4 @@
-"""n networks at once: aligned to the best reference, one by one to the mean, or jointly (P5-X1)."""
+"""n networks at once: aligned to the best reference, jointly, or one by one to the mean (P5-X1)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from lib.connectivity import simplex
 from lib.intervals import student
 from lib.kept import Kept
-from lib.matching import match_many
+from lib.matching import match_many, objective
 from lib.params import Params, select
 from lib.rules import Measurement
 from lib.three_models.problem import Problem, problem_of
 from lib.three_models.stars import barriers
 
-METHODS = ("reference", "merge_many", "joint")
+METHODS = ("reference", "joint", "merge_many")  # and "frank_wolfe", which takes minutes
 DRAWS = 20  # points of each simplex, beside its centre
 
 
@@ -42,6 +42,7 @@ def align_group(
     setting: str,
     width: int,
     params: Params,
+    methods: Sequence[str],
     alphas: int,
     *,
     seed: int,
@@ -51,7 +52,7 @@ def align_group(
 ) -> Part:
     """One group of networks (n, ...), aligned by each method and joined in pairs and in its simplex."""
     return (kept or Kept(None)).part(
-        f"several-{name}", lambda: _aligned(problem_of(setting, width, device), params, alphas, seed)
+        f"several-{name}", lambda: _aligned(problem_of(setting, width, device), params, methods, alphas, seed)
     )
 
 
@@ -67,15 +68,13 @@ def gather(parts: Sequence[tuple[int, Part]]) -> list[Groups]:
     return [_groups(n, [part for size, part in parts if size == n]) for n in sizes]
 
 
-def _aligned(problem: Problem, params: Params, alphas: int, seed: int) -> Part:
-    reference = match_many(params, problem.symmetries, "reference")
-    aligned = {
-        "reference": reference,
-        "merge_many": match_many(params, problem.symmetries, "merge_many", seed=seed),
-        "joint": match_many(params, problem.symmetries, "joint", start=reference.perms),
-    }
+def _aligned(problem: Problem, params: Params, methods: Sequence[str], alphas: int, seed: int) -> Part:
+    aligned = {"reference": match_many(params, problem.symmetries, "reference")}
+    for method in methods[1:]:
+        start = aligned["reference"].perms if method == "joint" else None
+        aligned[method] = match_many(params, problem.symmetries, method, start=start, seed=seed)
     found = {f"objective/{name}": each.objective[-1] for name, each in aligned.items()}
-    found["objective/none"] = reference.objective[0]
+    found["objective/none"] = torch.tensor(objective(params, problem.symmetries))
     for name, here in {"none": params, **{name: each.params for name, each in aligned.items()}}.items():
         found |= {f"{key}/{name}": value for key, value in _measures(problem, here, alphas, seed).items()}
     return {key: torch.as_tensor(value, dtype=torch.float64) for key, value in found.items()}
@@ -91,8 +90,10 @@ def _measures(problem: Problem, params: Params, alphas: int, seed: int) -> dict[
 
 
 def _groups(n: int, parts: Sequence[Mapping[str, Tensor]]) -> Groups:
+    names = [key.partition("/")[2] for key in parts[0] if key.startswith("pairwise/")]
+
     def read(key: str) -> dict[str, np.ndarray]:
-        return {name: np.array([float(p[f"{key}/{name}"]) for p in parts]) for name in ("none", *METHODS)}
+        return {name: np.array([float(p[f"{key}/{name}"]) for p in parts]) for name in names}
 
     return Groups(n, *(read(key) for key in ("objective", "pairwise", "centroid", "worst")))
 
@@ -120,5 +121,5 @@ def rows(found: Sequence[Groups]) -> list[tuple[str, ...]]:
     return [
         (str(each.n), method.replace("_", " "), *(text.format(*student(x[method])) for x in (each.pairwise, each.centroid, each.worst)))
         for each in found
-        for method in ("none", *METHODS)
+        for method in each.pairwise
     ]  # fmt: skip

@@ -37,6 +37,7 @@ class Sizes(Protocol):
     prune_levels: int
     prune_epochs: int
     sizes_together: tuple[int, ...]
+    methods_together: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -83,6 +83,10 @@ def convolutions() -> nn.Sequential:
     )
 
 
+def flattened() -> nn.Sequential:
+    return nn.Sequential(nn.Conv1d(1, 4, 3), nn.Flatten(), nn.ReLU(), nn.Linear(28, 3))
+
+
 FOUND = {
     "two hidden layers": (lambda: perceptron((8, 12, 10, 4)), (8,)),
     "convolutions and a norm": (convolutions, (2, 10, 10)),
@@ -90,6 +94,7 @@ FOUND = {
     "a residual block of modules": (Block, (2, 6, 6)),
     "functions": (Functions, (4,)),
     "a transposed convolution": (Turned, (1, 9)),
+    "an activation behind a reshape": (flattened, (1, 9)),
 }
 
 

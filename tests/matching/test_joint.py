@@ -16,7 +16,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent.parent / "symmetry"))  # the hand-made networks
 import handmade
 
-from lib.matching import match, match_many, objective, pairwise
+from lib.matching import Aligned, match, match_many, objective, pairwise
 from lib.matching.joint import METHODS
 from lib.networks import perceptron
 from lib.params import Params, member, select
@@ -45,13 +45,24 @@ CASES = [
 ]
 
 
+def members(name: str) -> int:
+    return 3 if name == "two grouped convolutions" else 5
+
+
 @cache
 def setting(name: str) -> tuple[nn.Module, Symmetries, Params]:
-    """The network, its symmetries, and five networks, float64, which no test changes."""
+    """The network, its symmetries, and a population of five or three, float64, which no test changes."""
     build, shape = FOUND[name]
     net = build().double()
     example = torch.randn(2, *shape, generator=generator(1), dtype=torch.float64)
-    return net, find_symmetries(net, example), handmade.population(net, 5, seed=2)
+    return net, find_symmetries(net, example), handmade.population(net, members(name), seed=2)
+
+
+@cache
+def aligned(name: str, method: str = "joint") -> Aligned:
+    """The population of ``setting``, aligned once for all tests."""
+    _, symmetries, params = setting(name)
+    return match_many(params, symmetries, method)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -64,8 +75,8 @@ def product(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 
 def over_pairs(params: Params) -> float:
-    members = range(len(next(iter(params.values()))))
-    return sum(product(member(params, p), member(params, q)) for p, q in itertools.combinations(members, 2))
+    networks = [member(params, p) for p in range(len(next(iter(params.values()))))]
+    return sum(product(one, other) for one, other in itertools.combinations(networks, 2))
 
 
 def same(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
@@ -79,9 +90,9 @@ def of(perms: tuple[Tensor, ...], *index: int) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize(("method", "name"), CASES)
 def test_all_methods_give_the_same_functions_in_one_order(method: str, name: str) -> None:
     net, symmetries, params = setting(name)
-    found = match_many(params, symmetries, method)
+    found = aligned(name, method)
     for perm, group in zip(found.perms, symmetries.permutations, strict=True):
-        assert torch.equal(perm.sort(1).values, torch.arange(group.size).expand(5, -1))
+        assert torch.equal(perm.sort(1).values, torch.arange(group.size).expand(members(name), -1))
     again = permute(params, symmetries, found.perms)
     assert all(torch.equal(again[k], found.params[k]) for k in params)
     inputs = torch.randn(3, *FOUND[name][1], generator=generator(3), dtype=torch.float64)
@@ -96,26 +107,27 @@ def test_all_methods_give_the_same_functions_in_one_order(method: str, name: str
 
 @pytest.mark.parametrize("name", FOUND)
 def test_the_objective_is_that_of_the_squared_distances(name: str) -> None:
-    _, symmetries, params = setting(name)
-    found = match_many(params, symmetries).params
-    gaps = [{k: t[p] - t[q] for k, t in found.items()} for p, q in itertools.combinations(range(5), 2)]
+    symmetries, found, n = setting(name)[1], aligned(name).params, members(name)
+    gaps = [{k: t[p] - t[q] for k, t in found.items()} for p, q in itertools.combinations(range(n), 2)]
     distances = sum(product(gap, gap) for gap in gaps)
     spread = {k: t - t.mean(0) for k, t in found.items()}
-    assert distances == pytest.approx(5 * product(spread, spread), rel=1e-12)
-    assert distances == pytest.approx(4 * product(found, found) - 2 * objective(found, symmetries), rel=1e-12)
+    assert distances == pytest.approx(n * product(spread, spread), rel=1e-12)
+    norms = (n - 1) * product(found, found)
+    assert distances == pytest.approx(norms - 2 * objective(found, symmetries), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", FOUND)
 def test_joint_climbs_from_the_best_reference(name: str) -> None:
     _, symmetries, params = setting(name)
-    stars = [match_many(params, symmetries, "reference", reference=r).objective[-1] for r in range(5)]
-    best = match_many(params, symmetries, "reference").objective[-1]
+    references = range(members(name))
+    stars = [match_many(params, symmetries, "reference", reference=r).objective[-1] for r in references]
+    best = aligned(name, "reference").objective[-1]
     assert best.item() == pytest.approx(max(stars).item(), rel=1e-12)
-    found = match_many(params, symmetries)
+    found = aligned(name)
     assert found.objective[0].item() == pytest.approx(best.item(), rel=1e-12)
     assert (found.objective.diff() >= 0).all()
     assert found.objective[-1] > best
-    worst = min(range(5), key=lambda r: stars[r])
+    worst = min(references, key=lambda r: stars[r])
     named = match_many(params, symmetries, reference=worst)
     assert named.objective[0].item() == pytest.approx(stars[worst].item(), rel=1e-12)
 
@@ -123,10 +135,9 @@ def test_joint_climbs_from_the_best_reference(name: str) -> None:
 @pytest.mark.parametrize("method", ["joint", "merge_many"])
 @pytest.mark.parametrize("name", FOUND)
 def test_at_the_end_no_network_can_be_bettered_alone(name: str, method: str) -> None:
-    _, symmetries, params = setting(name)
-    found = match_many(params, symmetries, method)
+    symmetries, found = setting(name)[1], aligned(name, method)
     assert (found.objective.diff() >= 0).all()
-    for p, group in itertools.product(range(5), symmetries.permutations):
+    for p, group in itertools.product(range(members(name)), symmetries.permutations):
         worth = torch.zeros(group.size, group.size, dtype=torch.float64)
         for place in group.places:
             rows = slice(None) if place.rows is None else place.rows
@@ -144,7 +155,7 @@ def test_at_the_end_no_network_can_be_bettered_alone(name: str, method: str) -> 
 @pytest.mark.parametrize("name", FOUND)
 def test_copies_of_one_network_become_one(name: str, method: str) -> None:
     _, symmetries, params = setting(name)
-    planted = random_permutations(symmetries, generator(4), 5)
+    planted = random_permutations(symmetries, generator(4), 4)
     found = match_many(permute(member(params, 0), symmetries, planted), symmetries, method)
     assert all(torch.equal(t, t[:1].expand_as(t)) for t in found.params.values())
 
@@ -154,7 +165,7 @@ def test_copies_of_one_network_become_one(name: str, method: str) -> None:
 def test_relabelled_networks_end_in_the_same_order(name: str, method: str) -> None:
     _, symmetries, params = setting(name)
     labels = random_permutations(symmetries, generator(5), 5)
-    found, again = (match_many(x, symmetries, method) for x in (params, permute(params, symmetries, labels)))
+    found, again = aligned(name, method), match_many(permute(params, symmetries, labels), symmetries, method)
     common = compose(symmetries, inverse(symmetries, again.perms), inverse(symmetries, labels))
     common = compose(
         symmetries, common, found.perms
@@ -166,17 +177,17 @@ def test_relabelled_networks_end_in_the_same_order(name: str, method: str) -> No
 @pytest.mark.parametrize("name", FOUND)
 def test_cycles_close(name: str) -> None:
     _, symmetries, params = setting(name)
-    perms = match_many(params, symmetries).perms
+    perms, everyone = aligned(name).perms, range(members(name))
     into = {
         (a, b): compose(symmetries, of(perms, b), inverse(symmetries, of(perms, a)))
-        for a, b in itertools.product(range(5), repeat=2)
+        for a, b in itertools.product(everyone, repeat=2)
     }
-    for a, b, c in itertools.permutations(range(5), 3):
+    for a, b, c in itertools.permutations(everyone, 3):
         assert same(compose(symmetries, into[b, c], into[a, b]), into[a, c])
     table, _ = pairwise(params, symmetries)
     open_cycles = sum(
         not same(compose(symmetries, of(table, b, c), of(table, a, b)), of(table, a, c))
-        for a, b, c in itertools.combinations(range(5), 3)
+        for a, b, c in itertools.combinations(everyone, 3)
     )
     assert open_cycles > 0  # pairs that are matched each for itself do not close
 
@@ -185,8 +196,9 @@ def test_cycles_close(name: str) -> None:
 def test_the_table_of_pairs_holds_each_way_the_inverse_of_the_other(name: str) -> None:
     _, symmetries, params = setting(name)
     table, solves = pairwise(params, symmetries)
+    everyone = range(members(name))
     counted = 0
-    for a, b in itertools.product(range(5), repeat=2):
+    for a, b in itertools.product(everyone, repeat=2):
         assert same(of(table, a, b), inverse(symmetries, of(table, b, a)))
         if a == b:
             assert all(torch.equal(perm, torch.arange(len(perm))) for perm in of(table, a, a))
@@ -232,9 +244,9 @@ def test_three_small_networks_against_all_orders() -> None:
 def test_restarts_never_make_it_worse() -> None:
     _, symmetries, _ = setting("one hidden layer")
     gained = 0
-    for seed in range(5):
+    for seed in range(3):
         params = handmade.population(setting("one hidden layer")[0], 5, seed=seed)
-        ends = torch.stack([match_many(params, symmetries, restarts=k).objective[-1] for k in range(5)])
+        ends = torch.stack([match_many(params, symmetries, restarts=k).objective[-1] for k in (0, 1, 4)])
         assert (ends.diff() >= 0).all()
         gained += bool(ends[-1] > ends[0] + 1e-6)
     assert gained > 0
@@ -243,7 +255,7 @@ def test_restarts_never_make_it_worse() -> None:
 @pytest.mark.parametrize("name", ["a wide layer", "two grouped convolutions"])
 def test_joint_goes_on_from_a_start(name: str) -> None:
     _, symmetries, params = setting(name)
-    start = random_permutations(symmetries, generator(6), 5)
+    start = random_permutations(symmetries, generator(6), members(name))
     found = match_many(params, symmetries, start=start)
     begun = over_pairs(permute(params, symmetries, start))
     assert found.objective[0].item() == pytest.approx(begun, rel=1e-12)
@@ -270,15 +282,19 @@ def test_merge_many_depends_on_its_seed_alone() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_list_of_networks_is_a_population(method: str) -> None:
     _, symmetries, params = setting("convolutions")
-    one, other = (match_many(x, symmetries, method) for x in (params, [member(params, i) for i in range(5)]))
+    one = aligned("convolutions", method)
+    other = match_many([member(params, i) for i in range(5)], symmetries, method)
     assert same(one.perms, other.perms)
     assert torch.equal(one.objective, other.objective)
 
 
 @pytest.mark.parametrize("method", METHODS[:3])
 def test_the_solver_does_not_matter(method: str) -> None:
-    _, symmetries, params = setting("convolutions")
-    one, other = (match_many(params, symmetries, method, assignment=x) for x in ("scipy", "auction"))
+    _, symmetries, params = setting("one hidden layer")
+    one, other = (
+        aligned("one hidden layer", method),
+        match_many(params, symmetries, method, assignment="auction"),
+    )
     assert same(one.perms, other.perms)
     assert one.solves == other.solves
 
@@ -300,7 +316,7 @@ def test_every_precision_is_taken(method: str, dtype: torch.dtype, request: pyte
     assert found.objective.dtype == torch.float64
     assert (found.objective.diff() >= 0).all()
     assert found.objective[-1].item() == pytest.approx(over_pairs(found.params), rel=1e-9)
-    wide = match_many(params, symmetries, method).objective[-1].item()
+    wide = aligned("a wide layer", method).objective[-1].item()
     assert found.objective[-1].item() == pytest.approx(wide, rel=0.05)
 
 
@@ -322,6 +338,14 @@ def test_networks_without_units_stay(method: str) -> None:
     assert found.perms == ()
     assert all(torch.equal(found.params[k], params[k]) for k in params)
     assert found.objective[-1].item() == pytest.approx(over_pairs(params), rel=1e-12)
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="the networks of a list are stacked unseen")
+def test_a_list_of_other_shapes_is_refused() -> None:
+    _, symmetries, params = setting("convolutions")
+    first = member(params, 0)
+    with pytest.raises(ValueError, match=r"2\.weight"):
+        match_many([first, first | {"2.weight": first["2.weight"][:-1]}], symmetries)
 
 
 def test_misuse_is_refused() -> None:
