@@ -6,6 +6,7 @@ A *setting* names the data, and after a slash the network, where it is no percep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,9 +15,10 @@ from torch import nn
 from lib.convnets import resnet20, vgg16
 from lib.data import Dataset, load
 from lib.networks import perceptron
-from lib.params import Params, select
-from lib.population import Cosine, Population, Recipe, stacked, train
+from lib.params import Params
+from lib.population import Cosine, Recipe, stacked, train, walk
 from lib.symmetry import Symmetries, find_symmetries
+from lib.three_models.pictures import Schedule, train_picture_networks
 
 CONVOLUTIONAL = {"vgg-16": vgg16, "resnet-20": resnet20}
 TEST = 2_000
@@ -82,34 +84,52 @@ def trained(
     start: Params | None = None,
     masks: Params | None = None,
 ) -> Params:
-    """A population, on the device of the images; every member must have stayed finite.
+    """A population, on the device of the images; raises RuntimeError where a member diverges.
 
-    Perceptrons train together; convolutional networks one after the other, which fills an accelerator as well.
+    Perceptrons train together. Convolutional networks train one after the other on shifted and mirrored pictures, in batches of 128.
     """
     learn = problem.learn
-
-    def some(ids: range, rows: slice) -> Population:
-        own = (None if x is None else select(x, rows) for x in (start, masks))
-        begin, living = own
-        return train(
-            problem.net,
-            learn.inputs,
-            learn.targets,
-            how,
-            members=ids,
-            seed=seed,
-            device=learn.inputs.device,
-            start=begin,
-            masks=living,
+    device = learn.inputs.device
+    if not stacked.supports(problem.net):
+        found, _ = train_picture_networks(
+            problem.net, learn, _schedule(how), members, seed, device, start=start, masks=masks
         )
-
-    if stacked.supports(problem.net):
-        found = [some(members, slice(None))]
-    else:
-        found = [some(members[i : i + 1], slice(i, i + 1)) for i in range(len(members))]
-    if any(bool((each.diverged_at >= 0).any()) for each in found):
+        return {name: tensor.to(device) for name, tensor in found.items()}
+    population = train(
+        problem.net,
+        learn.inputs,
+        learn.targets,
+        how,
+        members=members,
+        seed=seed,
+        device=device,
+        start=start,
+        masks=masks,
+    )
+    if bool((population.diverged_at >= 0).any()):
         raise RuntimeError("a network diverged in training: lower the rate of the recipe.")
-    return {name: torch.cat([each.params[name] for each in found]) for name in found[0].params}
+    return population.params
+
+
+def snapshots(problem: Problem, members: range, epochs: Sequence[int], kind: str, seed: int) -> list[Params]:
+    """The networks after each of some epochs of one training, of which the last is the end."""
+    learn, how = problem.learn, recipe(epochs[-1], kind=kind)
+    device = learn.inputs.device
+    if not stacked.supports(problem.net):
+        _, after = train_picture_networks(
+            problem.net, learn, _schedule(how), members, seed, device, checkpoints=tuple(epochs)
+        )
+        return [{name: tensor.to(device) for name, tensor in after[epoch].items()} for epoch in epochs]
+    at = {epoch * how.steps_per_epoch(len(learn)) - 1 for epoch in epochs}
+    moments = walk(problem.net, learn.inputs, learn.targets, how, members=members, seed=seed, device=device)
+    found = [moment.params for moment in moments if moment.step in at]
+    if not all(bool(t.isfinite().all()) for params in found for t in params.values()):
+        raise RuntimeError(f"a network diverged in the training {kind!r}: lower its rate.")
+    return found
+
+
+def _schedule(how: Recipe) -> Schedule:
+    return Schedule(how.epochs, how.lr, how.warmup, how.weight_decay)
 
 
 def _on(data: Dataset, device: torch.device | None) -> Dataset:

@@ -69,6 +69,7 @@ def run(sizes: Sizes, many: Params, *, seed: int, device: torch.device, kept: Ke
             sizes.images,
             sizes.chain_width,
             own,
+            sizes.methods_together,
             sizes.alphas,
             seed=seed,
             device=device,

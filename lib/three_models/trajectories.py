@@ -19,9 +19,9 @@ from lib.intervals import jackknife
 from lib.kept import Kept
 from lib.matching.activations import activations
 from lib.params import Params
-from lib.population import evaluate, walk
+from lib.population import evaluate
 from lib.rules import Measurement
-from lib.three_models.problem import FAST, STANDARD, Problem, problem_of, recipe
+from lib.three_models.problem import FAST, STANDARD, Problem, problem_of, snapshots
 from lib.three_models.stars import (
     ACTIVATIONS,
     MATCHINGS,
@@ -102,23 +102,6 @@ def gather(epochs: Sequence[int], halves: Sequence[Part]) -> dict[str, Followed]
 def _members(kind: str, half: int, count: int) -> range:
     start = MEMBERS * (1 + TRAININGS.index(kind)) + half * count
     return range(start, start + count)
-
-
-def snapshots(
-    problem: Problem, members: range, epochs: tuple[int, ...], kind: str, seed: int
-) -> list[Params]:
-    """The networks after each of some epochs of one training."""
-    learn, how = problem.learn, recipe(epochs[-1], kind=kind)
-    steps = how.steps_per_epoch(len(learn))
-    at = {epoch * steps - 1 for epoch in epochs}
-    moments = walk(
-        problem.net, learn.inputs, learn.targets, how, members=members, seed=seed, device=learn.inputs.device
-    )
-    found = [moment.params for moment in moments if moment.step in at]
-    broken = [not all(bool(t.isfinite().all()) for t in params.values()) for params in found]
-    if any(broken):
-        raise RuntimeError(f"a network diverged in the training {kind!r}: lower its rate.")
-    return found
 
 
 def _followed(
