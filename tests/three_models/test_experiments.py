@@ -197,6 +197,6 @@ def test_every_figure_says_what_it_shows(everything, handed_over) -> None:
     assert len(figures) == 11
     for fig in figures:
         for ax in fig.axes:
-            assert ax.get_xlabel() or not ax.get_xticks().size or ax.get_title()
+            assert ax.get_xlabel() or ax.get_ylabel() or ax.get_title("left") or not ax.get_xticks().size
     bars = next(p for p in figures[9].axes[0].patches)
     assert bars.get_width() == pytest.approx(float(rest.parts.parts["permutation"].mean()))
