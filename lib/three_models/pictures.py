@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lib.convnets import initial_kaiming
 from lib.data import Dataset
 from lib.kept import Kept
-from lib.params import Params, member, stack
+from lib.params import Params, member, population_size, stack
 from lib.population import Cosine, MultiStep, Recipe, member_ids
 from lib.randomness import integers, permutation
 
@@ -78,9 +78,10 @@ def train_picture_networks(
     ``learn``: pictures (N, C, H, W), standardised, and their classes. ``start`` (P, ...) in place of ``initial_kaiming``; ``masks`` of
     some parameters, True where a weight lives: others begin at zero and stay there. ``first``: epochs that are passed over, for
     networks that are rewound to the end of that epoch (with no momentum). One part of ``kept`` a network, called ``name`` and the
-    network's number. A GPU works in bfloat16, its weights, norms and loss in float32.
+    network's number. A GPU works in bfloat16, with weights, statistics and loss in float32.
 
-    Raises ValueError for a checkpoint that is not passed or a mask of no parameter, and RuntimeError where a network diverges.
+    Raises ValueError for a checkpoint that is not passed, a mask of no parameter, or another number of networks in ``start`` or
+    ``masks``; RuntimeError where a network diverges.
     """
     kept, numbers = kept or Kept(None), member_ids(members).tolist()
     marks = sorted({*checkpoints, schedule.epochs})
@@ -90,6 +91,11 @@ def train_picture_networks(
         )
     if unknown := (masks or {}).keys() - dict(net.named_parameters()).keys():
         raise ValueError(f"a mask is given for {min(unknown)!r}, which is no parameter of the network.")
+    for what, given in (("start", start), ("masks", masks)):
+        if given is not None and population_size(given) != len(numbers):
+            raise ValueError(
+                f"{what} has {population_size(given)} networks, and {len(numbers)} are trained: give one for each."
+            )
     dtype = next(net.parameters()).dtype
     pictures, classes = learn.inputs.to(device, dtype), learn.targets.to(device)
 

@@ -287,6 +287,16 @@ def rows(found: Sequence[Width]) -> list[tuple[str, ...]]:
     return table
 
 
+def numbers(found: Sequence[Width]) -> dict[str, dict[str, Interval | list[float]]]:
+    """For a result file: the loss barriers of all kinds of lines with intervals, and the test errors."""
+    table = {}
+    for each in found:
+        kinds = {kind: level(each, kind, "loss") for kind in ("plain", "random", *MATCHINGS)}
+        thirds = {f"{kind}, third": level(each, kind, "loss", indirect=True) for kind in MATCHINGS}
+        table[each.name] = {**kinds, **thirds, "test errors": each.test_error.tolist()}
+    return table
+
+
 def _measured(name: str, cell: str, found: Sequence[Width], statistic) -> Measurement:
     sizes = [each.members for each in found]
     value, low, high = jackknife(lambda groups: np.array([statistic(groups)]), sizes)

@@ -235,5 +235,7 @@ def test_misuse_is_refused():
         learned(net, checkpoints=[1], first=2)
     with pytest.raises(ValueError, match="a mask is given for 'conv'"):
         learned(net, masks={"conv": torch.ones(2, 3, dtype=torch.bool)})
+    with pytest.raises(ValueError, match="start has 3 networks, and 2 are trained"):
+        learned(net, start=initial_kaiming(net, 3, 1))
     with pytest.raises(RuntimeError, match="network 1 diverged in epoch 1"):
         learned(net, range(1, 2), schedule=replace(SHORT, rate=1e30, warmup=0))
