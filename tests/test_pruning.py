@@ -125,6 +125,8 @@ def test_a_mask_puts_dead_weights_at_zero_and_nothing_else():
     uneven["0.weight"][1] = False
     share = (42 - mask["0.weight"][1].sum()).item() / 104  # 104 - 62 live
     assert pruning.density(uneven).tolist() == [42 / 104, share, 42 / 104]
+    half = round(share * 104) // 2  # of each network's own number
+    assert living(pruning.prune(params, uneven, 0.5)) == [21, round(share * 104) - half, 21]
 
 
 @pytest.mark.parametrize("each", [None, 3])

@@ -187,8 +187,8 @@ def activations(
     with torch.no_grad():
         if stacked.supports(net):
             return _stacked(net, params, symmetries, x, where)
-        everyone = range(population_size(params))
-        each = [_hooked(net, member(dict(params), i), symmetries, x, where) for i in everyone]
+        members = range(population_size(params))
+        each = [_hooked(net, member(params, i), symmetries, x, where) for i in members]
     return [torch.cat(group) for group in zip(*each, strict=True)]
 
 
@@ -243,8 +243,7 @@ class _Watch:
                 self.open[g], self.fired[g] = (writers[name], layer, y.shape), False
                 self.units[g] = None if self.after else self.read(g, name, layer, y, writers[name])
             elif self.after and activates and self.open[g] is not None and y.shape == self.open[g][2]:
-                index, writer, _ = self.open[g]
-                self.units[g] = self.read(g, name, writer, y, index)
+                self.units[g] = self.read(g, name, self.open[g][1], y, self.open[g][0])
                 self.open[g], self.fired[g] = None, True
             elif self.after and weighs:
                 self.open[g] = None  # an activation module from here on belongs to another layer
@@ -299,5 +298,4 @@ def _hidden(group: PermutationGroup) -> ValueError:
 
 
 def _weighs(layer: nn.Module) -> bool:
-    """Whether the module has parameters of its own."""
-    return any(True for _ in layer.parameters(recurse=False))
+    return any(True for _ in layer.parameters(recurse=False))  # its own

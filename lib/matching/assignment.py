@@ -72,7 +72,7 @@ def auction(worth: Float[Tensor, "P size size"]) -> Int64[Tensor, "P size"]:
         return torch.zeros(problems, 1, dtype=torch.int64, device=worth.device)
     worth = worth.double()
     spread = (worth.amax((1, 2)) - worth.amin((1, 2))).clamp(min=torch.finfo(torch.float64).tiny)
-    worth = worth / spread[:, None, None]
+    worth = (worth - worth.amax((1, 2), keepdim=True)) / spread[:, None, None]
     prices = worth.new_zeros(problems, size)
     step, last = 0.25, SHORT / size
     while True:

@@ -27,8 +27,8 @@ from lib.device import one_thread
 from lib.matching.ascent import seats
 from lib.matching.assignment import Solver, solver
 from lib.matching.units import compared, refuse_broken
-from lib.matching.weights import match, toward
-from lib.params import Params, member, select, stack
+from lib.matching.weights import match, toward, wide_enough
+from lib.params import Params, member, population_size, select, stack
 from lib.randomness import permutation
 from lib.symmetry import Symmetries, compose, identity, inverse, members_of, permute
 
@@ -73,7 +73,14 @@ def match_many(
     """
     if method not in METHODS:
         raise ValueError(f"there is no method {method!r}: choose one of {', '.join(METHODS)}.")
-    models = dict(models) if isinstance(models, Mapping) else stack(list(models))
+    if restarts < 0:
+        raise ValueError(f"{restarts} restarts: their number is 0 or more.")
+    if not isinstance(models, Mapping):
+        for model in models:
+            if model.keys() == symmetries.shapes.keys():  # other names are what stack refuses
+                members_of(model, symmetries)
+        models = stack(list(models))
+    models = dict(models)
     members = members_of(models, symmetries)
     if members is None or members < 2:
         raise ValueError(
@@ -172,7 +179,7 @@ def _ascend(
     names, plain = compared(symmetries), seats(symmetries)
     here, perms = permute(models, symmetries, start), [perm.clone() for perm in start]
     total = {name: here[name].double().sum(0) for name in names}
-    history, solves, members = [objective(here, symmetries)], 0, torch.arange(len(start[0]))
+    history, solves, members = [objective(here, symmetries)], 0, torch.arange(population_size(here))
     moving = True
     while moving:
         moving, sweep = False, torch.tensor([len(history)])
@@ -180,9 +187,8 @@ def _ascend(
         for p in order.tolist():
             own = member(here, p)
             others = {name: total[name] - own[name] for name in names}
-            step, count = toward(
-                others, {name: own[name] for name in names}, symmetries, plain, chosen, rounds
-            )
+            mine = {name: wide_enough(own[name]) for name in names}
+            step, count = toward(others, mine, symmetries, plain, chosen, rounds)
             solves += count
             if step is None:
                 continue

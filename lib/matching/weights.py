@@ -86,11 +86,9 @@ def match(
             "reference (say member(params, 0)), or one for each network."
         )
     names = compared(symmetries)
-    batch = {
-        name: _wide_enough(others[name] if members is not None else others[name][None]) for name in names
-    }
+    batch = {name: wide_enough(others[name] if members is not None else others[name][None]) for name in names}
     aims = {
-        name: _wide_enough(reference[name] if references is not None else reference[name][None])
+        name: wide_enough(reference[name] if references is not None else reference[name][None])
         for name in names
     }
     refuse_broken(batch, names)
@@ -202,10 +200,12 @@ def _climbed(aim: Params, batch: Params, symmetries: Symmetries, chosen: Solver)
 
 def _alike(networks: Params) -> Params:
     """Each tensor of each network divided by its norm."""
-    norms = {name: t.flatten(1).norm(dim=1).clamp(min=1e-300) for name, t in networks.items()}
+    norms = {
+        name: t.flatten(1).norm(dim=1).clamp(min=torch.finfo(t.dtype).tiny) for name, t in networks.items()
+    }
     return {name: t / norms[name].view(-1, *[1] * (t.ndim - 1)) for name, t in networks.items()}
 
 
-def _wide_enough(tensor: Tensor) -> Tensor:
+def wide_enough(tensor: Tensor) -> Tensor:
     """At least float32: half precision holds no sums."""
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor

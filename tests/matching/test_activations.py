@@ -54,6 +54,19 @@ class Functions(nn.Module):
         return self.third(self.late(self.second(F.tanh(self.first(x)))))
 
 
+class Mixed(nn.Module):
+    """A residual stream whose first nonlinearity is a module, and whose last is a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.start = nn.Linear(4, 6), nn.ReLU()
+        self.up, self.down, self.head = nn.Linear(6, 7), nn.Linear(7, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.start(self.stem(x))
+        return self.head((x + self.down(self.up(x).tanh())).tanh())
+
+
 class Turned(nn.Module):
     """A transposed convolution, whose weight has its inputs first."""
 
@@ -93,6 +106,7 @@ FOUND = {
     "a residual stream of functions": (handmade.Residual, (4,)),
     "a residual block of modules": (Block, (2, 6, 6)),
     "functions": (Functions, (4,)),
+    "a module, then a function": (Mixed, (4,)),
     "a transposed convolution": (Turned, (1, 9)),
     "an activation behind a reshape": (flattened, (1, 9)),
 }
@@ -241,12 +255,15 @@ def test_units_are_read_where_it_says() -> None:
             assert close(units[1], net.eval()[:layer](x).movedim(1, -1).flatten(0, -2).detach())
 
 
-@pytest.mark.parametrize("name", ["a residual stream of functions", "a residual block of modules"])
+STREAMS = ["a residual stream of functions", "a residual block of modules", "a module, then a function"]
+
+
+@pytest.mark.parametrize("name", STREAMS)
 def test_a_residual_stream_is_read_whole(name: str) -> None:
     net, symmetries, params, x = setting(name, 2)
     net.load_state_dict(member(params, 1))
     seen: list[Tensor] = []
-    if name.endswith("functions"):
+    if name != "a residual block of modules":
         hook = net.head.register_forward_hook(lambda layer, args, y: seen.append(args[0].detach()))
     else:
         hook = net.outer.register_forward_hook(lambda layer, args, y: seen.append(y.detach()))

@@ -180,6 +180,15 @@ def test_seeds_and_the_number_of_steps() -> None:
     assert not any(torch.equal(p[1], i) for p, i in zip(two.perms, identity(symmetries), strict=True))
 
 
+def test_five_small_gains_in_a_row_end_it() -> None:
+    net, symmetries = handmade.loop()
+    found = frank_wolfe(handmade.population(net, 4, seed=3), symmetries)
+    gains = found.objective.diff() / found.objective[:-1].abs()
+    assert (gains[-5:] < 1e-6).all()
+    assert gains[-6] >= 1e-6
+    assert found.steps < 200
+
+
 def test_misuse_is_refused() -> None:
     net, symmetries = handmade.mlp(8, 12, 10, 4)
     params = handmade.population(net, 3, seed=14)
