@@ -1,4 +1,4 @@
-"""VGG-16 and ResNet-20: their layers, their initial weights, and the symmetries that are found in them and act on them."""
+"""VGG-16 and ResNet-20: their layers, their initial weights, and the symmetries that are found in them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from lib.convnets import ChannelNorm, initial_kaiming, resnet20, vgg16
+from lib.convnets import Average, ChannelNorm, initial_kaiming, resnet20, vgg16
 from lib.matching import match
 from lib.params import Params, member
+from lib.population import predict
 from lib.symmetry import Symmetries, find_symmetries, permute, random_permutations
 
 WIDTH = 3
@@ -45,7 +46,7 @@ def setting(name: str) -> tuple[nn.Module, Symmetries, torch.Tensor]:
 
 
 def moved_away(params: Params) -> Params:
-    """Everything that starts at 0 or 1 (biases, scales, shifts, running statistics) at random numbers instead."""
+    """Everything that starts at 0 or 1 (biases, norms, running statistics) at random numbers instead."""
     draw = generator(2)
     found = {}
     for name, tensor in params.items():
@@ -141,7 +142,7 @@ def test_planted_permutations_of_a_vgg_are_found_exactly(name):
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_a_planted_permutation_of_a_resnet_reaches_the_greatest_objective(norm):
-    """Which is the squared norm of all that was learned; equal orders are not asked for, where units could tie."""
+    """Which is the squared norm of all parameters; equal orders are not asked for, where units could tie."""
     net, symmetries, _ = setting(f"ResNet-20, {norm}")
     reference = member(moved_away(initial_kaiming(net, 1, seed=4)), 0)
     copies = permute(reference, symmetries, random_permutations(symmetries, generator(5), 4))
@@ -161,6 +162,14 @@ def test_a_channel_norm_normalises_the_channels_of_each_position():
     assert torch.allclose(norm(x), expected, rtol=1e-12, atol=1e-12)
     over_positions = nn.functional.group_norm(x, 1, scale, shift)
     assert (norm(x) - over_positions).abs().max() > 0.1
+
+
+def test_the_average_is_that_of_positions_and_every_population_is_evaluated_without_a_warning():
+    x = torch.randn(2, 5, 3, 4, generator=generator(6), dtype=torch.float64)
+    assert torch.allclose(Average()(x), nn.AdaptiveAvgPool2d(1)(x), rtol=1e-12)
+    for build, norm in NETWORKS.values():
+        net = build(2, norm)
+        predict(net, initial_kaiming(net, 2, seed=7), torch.zeros(1, 3, 32, 32))
 
 
 def test_sizes_are_those_of_the_literature():
@@ -197,6 +206,7 @@ def test_initial_weights_have_the_variance_of_kaiming():
             for ending, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
                 assert (params[f"{name}.{ending}"] == value).all()
     assert (params["14.bias"] == 0).all()
+    assert not torch.equal(params["3.conv1.weight"], params["3.conv2.weight"])
     kurtosis = (params["3.conv1.weight"] / params["3.conv1.weight"].std()).pow(4).mean()
     assert abs(kurtosis - 3) < 0.3  # normal; 1.8 if uniform
 

@@ -1,4 +1,4 @@
-"""Pruning: the right weights go, in exact numbers; masks move with units; and what is dead stays dead in training."""
+"""Pruning: the right weights go, in exact numbers; masks move with units; what is dead stays dead in training."""
 
 from __future__ import annotations
 

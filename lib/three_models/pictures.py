@@ -1,9 +1,9 @@
-"""Deep convolutional networks on pictures: one after the other on an accelerator, with shifted and mirrored pictures.
+"""Deep convolutional networks, one after the other on an accelerator, on shifted and mirrored pictures.
 
-As the authors of paper 5 train (their code; Sharma et al. 2024): momentum 0.9, weight decay, a warm-up, then a cosine or steps, and
-each epoch every picture mirrored or not and cut out of a frame that is padded by 4. Every draw is a counter-based function of
-(seed, member, purpose, epoch), so that a network is the same one whichever others are trained. On a CPU it is so to the bit; on a GPU
-cuDNN may add gradients in any order.
+As the authors of paper 5 train (their code; Sharma et al. 2024): momentum 0.9, weight decay, a warm-up, then a
+cosine or steps, and each epoch every picture mirrored or not and cut out of a frame that is padded by 4. Every draw
+is a counter-based function of (seed, member, purpose, epoch), so that a network is the same one whichever others are
+trained. On a CPU it is so to the bit; on a GPU cuDNN may add gradients in any order.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ Number = float | int
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: ``rate`` is reached after ``warmup`` epochs, and falls along a cosine or, with ``steps``, tenfold at each.
+    """How long and how fast: full rate after ``warmup`` epochs, then a cosine, or a tenth at each of ``steps``.
 
-    ``steps`` are epochs from the start; ``decay`` of the weights is coupled, as in torch. ``shifts`` off shows pictures as they are.
+    ``steps`` are epochs from the start; ``decay`` of the weights is coupled, as in torch. Without ``shifts`` pictures
+    are shown as they are.
     """
 
     epochs: int
@@ -73,28 +74,31 @@ def train_picture_networks(
     name: str = "network",
     first: int = 0,
 ) -> tuple[Params, dict[int, Params]]:
-    """The trained population, and the populations after the epochs ``checkpoints``, all on the CPU, running statistics included.
+    """The trained population, and the populations after the epochs ``checkpoints``: on the CPU, statistics included.
 
-    ``learn``: pictures (N, C, H, W), standardised, and their classes. ``start`` (P, ...) in place of ``initial_kaiming``; ``masks`` of
-    some parameters, True where a weight lives: others begin at zero and stay there. ``first``: epochs that are passed over, for
-    networks that are rewound to the end of that epoch (with no momentum). One part of ``kept`` a network, called ``name`` and the
-    network's number. A GPU works in bfloat16, with weights, statistics and loss in float32.
+    ``learn``: pictures (N, C, H, W), standardised, and their classes. ``start`` (P, ...) in place of
+    ``initial_kaiming``; ``masks`` of some parameters, True where a weight lives: others begin at zero and stay there.
+    ``first``: epochs that are passed over, for networks that are rewound to the end of that epoch (with no momentum).
+    One part of ``kept`` a network, called ``name`` and the network's number. A GPU works in bfloat16, with weights,
+    statistics and loss in float32.
 
-    Raises ValueError for a checkpoint that is not passed, a mask of no parameter, or another number of networks in ``start`` or
-    ``masks``; RuntimeError where a network diverges.
+    Raises ValueError for a checkpoint that is not passed, a mask of no parameter, or another number of networks in
+    ``start`` or ``masks``; RuntimeError where a network diverges.
     """
     kept, numbers = kept or Kept(None), member_ids(members).tolist()
     marks = sorted({*checkpoints, schedule.epochs})
     if not first <= marks[0] <= marks[-1] == schedule.epochs:
         raise ValueError(
-            f"checkpoints {list(checkpoints)} are not all between epochs {first} and {schedule.epochs}: choose epochs of the training."
+            f"checkpoints {list(checkpoints)} are not all between epochs {first} and {schedule.epochs}: "
+            "choose epochs of the training."
         )
     if unknown := (masks or {}).keys() - dict(net.named_parameters()).keys():
         raise ValueError(f"a mask is given for {min(unknown)!r}, which is no parameter of the network.")
     for what, given in (("start", start), ("masks", masks)):
         if given is not None and population_size(given) != len(numbers):
             raise ValueError(
-                f"{what} has {population_size(given)} networks, and {len(numbers)} are trained: give one for each."
+                f"{what} has {population_size(given)} networks, and {len(numbers)} are trained: "
+                "give one for each."
             )
     dtype = next(net.parameters()).dtype
     pictures, classes = learn.inputs.to(device, dtype), learn.targets.to(device)
@@ -169,7 +173,7 @@ def _trained(
 def batches(
     pictures: Float[Tensor, "N C H W"], schedule: Schedule, number: int, seed: int, epoch: int
 ) -> Iterator[tuple[Int64[Tensor, " B"], Float[Tensor, "B C H W"]]]:
-    """What network ``number`` sees in an epoch: every picture once, as rows of ``pictures`` and as they are shown."""
+    """What network ``number`` sees in an epoch: every picture once, as rows and as it is shown."""
     n, ids = len(pictures), torch.tensor([number], device=pictures.device)
     order = permutation(seed, ids, "order", epoch, n)[0]
     if schedule.shifts:
@@ -183,7 +187,7 @@ def batches(
 def shifted(
     pictures: Float[Tensor, "B C H W"], shift: Int64[Tensor, "B 2"], mirror: Bool[Tensor, " B"]
 ) -> Float[Tensor, "B C H W"]:
-    """Each picture in a frame of ``PADDING`` zeros, cut to its size from the row and column ``shift`` on, then mirrored or not."""
+    """Each picture in a frame of ``PADDING`` zeros, cut to its size at ``shift``, then mirrored or not."""
     each, height, width = (torch.arange(size, device=pictures.device) for size in pictures[:, 0].shape)
     rows, columns = shift[:, :1] + height, shift[:, 1:] + width
     columns = torch.where(mirror[:, None], columns.flip(1), columns)

@@ -1,4 +1,4 @@
-"""Picture networks: the ordinary training with shifted pictures, the same network in any company, whole or resumed."""
+"""Picture networks: the ordinary training on shifted pictures; the same network in any company, whole or resumed."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ STEPS = replace(SHORT, steps=(1, 2))
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("norm", "schedule"), [("layer", SHORT), ("batch", STEPS)])
 def test_without_shifts_it_is_the_ordinary_training(norm, schedule, masked):
-    """In float64: the same batches, rates, momentum, decay, masks and running statistics as ``lib.population.train``'s.
+    """In float64: batches, rates, momentum, decay, masks and running statistics are those of ``lib.population``.
 
-    With four channels at least: a layer norm of two makes training a chaos, in which roundings grow to 1e-3 within nine steps.
+    With four channels at least: a layer norm of two makes a chaos, in which roundings grow to 1e-3 in nine steps.
     """
     net, data = small(norm, 4).double(), coloured()
     schedule = replace(schedule, shifts=False)
@@ -113,7 +113,7 @@ def test_pictures_are_cut_from_their_frame_and_mirrored():
 
 
 def spots(number: int = 2, seed: int = 7, epoch: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of 3000 pictures with two bright spots that no cut loses, and where these appear: down, across, and mirrored or not."""
+    """Rows of pictures with two spots that no cut loses, and where these appear: down, across, mirrored or not."""
     plain = torch.zeros(3000, 2, 9, 11)
     plain[:, 0, 4, 5] = plain[:, 1, 4, 6] = torch.arange(3000) + 1.0
     shown = list(batches(plain, replace(SHORT, batch=700), number, seed, epoch))
