@@ -162,7 +162,7 @@ def _over_pairs(values: Float[np.ndarray, "pairs A"], members: int) -> Float[np.
 def strengths() -> Shown:
     """The three strengths as sketches: a pair, two sequences, a triangle."""
     fig, axes = figure(8.4, 2.5, columns=3)
-    titles = ("weak: a permutation a pair", "simultaneous: one for two sequences", "strong: one a network")
+    titles = ("weak: one P a pair", "simultaneous: one P for all", "strong: one P a network")
     rise = np.linspace(0.1, 0.9, 4)
     drawn = (
         [((0.15, 0.5), (0.85, 0.5))],

@@ -37,9 +37,9 @@ def trajectories(found: Mapping[str, Followed]) -> Shown:
                     f"{kind}, {title}, {matching}: {said(band[:, 0], '.1f')} at epoch {each.epochs[0]}, "
                     f"{said(band[:, -1], '.1f')} at epoch {each.epochs[-1]}"
                 )
-            ax.set(title=f"{kind}: {title}", ylim=(0, None))
+            ax.set(title=title, ylim=(0, None))
             ax.title.set_fontsize(10)
-        line[0].set_ylabel("error barrier (points)")
+        line[0].set_ylabel(f"{kind}\nerror barrier (points)")
     for ax in axes[-1]:
         ax.set_xlabel("epoch")
     legend_above(fig, *axes[0, 0].get_legend_handles_labels())
@@ -151,7 +151,7 @@ def together(found: Sequence[Groups]) -> Shown:
     of, x = signs([m.replace("_", " ") for m in methods]), [each.n for each in found]
     fig, axes = figure(8.4, 3.4, columns=2)
     words = []
-    for ax, (what, label) in zip(axes, (("pairwise", "mean pairwise loss barrier (nats)"), ("centroid", "loss of the average above the mean loss (nats)")), strict=True):  # fmt: skip
+    for ax, (what, label) in zip(axes, (("pairwise", "pairwise loss barrier (nats)"), ("centroid", "average's loss − mean loss (nats)")), strict=True):  # fmt: skip
         for method in methods:
             name = method.replace("_", " ")
             band = student([getattr(each, what)[method] for each in found])

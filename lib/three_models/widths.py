@@ -274,15 +274,15 @@ def strong(found: Width, matching: str) -> bool:
 
 
 def rows(found: Sequence[Width]) -> list[tuple[str, ...]]:
-    """For a page: width, test error, and loss barriers of all kinds of lines with their intervals."""
+    """For a page: width and test error, and loss barriers: no permutation, and each matching direct and through a third."""
     text = "{:.3f} ({:.3f} to {:.3f})"
     table = []
     for each in found:
-        cells = [level(each, "plain", "loss"), level(each, "random", "loss")]
-        cells += [level(each, WEIGHTS, "loss"), level(each, WEIGHTS, "loss", indirect=True)]
-        cells += [level(each, ACTIVATIONS, "loss"), level(each, ACTIVATIONS, "loss", indirect=True)]
+        cells = [level(each, "plain", "loss")]
+        for matching in MATCHINGS:
+            cells += [level(each, matching, "loss"), level(each, matching, "loss", indirect=True)]
         table.append(
-            (str(each.width), f"{100 * each.test_error.mean():.1f} %", *(text.format(*c) for c in cells))
+            (f"{each.name} ({100 * each.test_error.mean():.1f} %)", *(text.format(*c) for c in cells))
         )
     return table
 
