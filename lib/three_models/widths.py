@@ -187,6 +187,11 @@ def third_barrier(found: Width, matching: str, what: str, some: np.ndarray) -> f
     return through_third(getattr(found.stars[matching], what), some)
 
 
+def over(part: float, whole: float) -> float:
+    """A ratio of barriers; not a number where there is no barrier to compare with."""
+    return part / whole if whole > 0 else np.nan
+
+
 def level(found: Width, kind: str, what: str, indirect: bool = False) -> Interval:
     """A mean barrier with its interval over networks, for figures and tables."""
     mean = third_barrier if indirect else pair_barrier
@@ -204,8 +209,8 @@ def measure_one_permutation(found: Sequence[Width]) -> list[Measurement]:
                     "aligned_ratio",
                     f"{each.name}, {matching}",
                     [each],
-                    lambda g, e=each, m=matching: (
-                        pair_barrier(e, m, "loss", g[0]) / pair_barrier(e, "plain", "loss", g[0])
+                    lambda g, e=each, m=matching: over(
+                        pair_barrier(e, m, "loss", g[0]), pair_barrier(e, "plain", "loss", g[0])
                     ),
                 )
             )
@@ -214,8 +219,8 @@ def measure_one_permutation(found: Sequence[Width]) -> list[Measurement]:
                 "random_ratio",
                 each.name,
                 [each],
-                lambda g, e=each: (
-                    pair_barrier(e, "random", "loss", g[0]) / pair_barrier(e, "plain", "loss", g[0])
+                lambda g, e=each: over(
+                    pair_barrier(e, "random", "loss", g[0]), pair_barrier(e, "plain", "loss", g[0])
                 ),
             )
         )
@@ -244,7 +249,7 @@ def measure_slopes(found: Sequence[Width]) -> list[Measurement]:
 
     def slope(groups: Sequence[np.ndarray], matching: str) -> float:
         y = [third_barrier(e, matching, "loss", g) for e, g in zip(found, groups, strict=True)]
-        return float(np.polyfit(x, np.log(y), 1)[0])
+        return float(np.polyfit(x, np.log(y), 1)[0]) if min(y) > 0 else np.nan
 
     return [
         _measured("width_slope", matching, found, lambda g, m=matching: slope(g, m)) for matching in MATCHINGS
@@ -256,13 +261,17 @@ def measure_control(found: Sequence[Width], what: str = "loss") -> list[Measurem
     x = np.log2([each.width for each in found])
 
     def ratio(each: Width, some: np.ndarray) -> float:
-        return third_barrier(each, WEIGHTS, what, some) / pair_barrier(each, "plain", what, some)
+        return over(third_barrier(each, WEIGHTS, what, some), pair_barrier(each, "plain", what, some))
 
     measured = [
         _measured("barrier_ratio", each.name, [each], lambda g, e=each: ratio(e, g[0])) for each in found
     ]
-    slope = lambda groups: np.polyfit(x, [ratio(e, g) for e, g in zip(found, groups, strict=True)], 1)[0]  # noqa: E731
-    return [*measured, _measured("ratio_slope", "weight matching", found, lambda g: float(slope(g)))]
+
+    def slope(groups: Sequence[np.ndarray]) -> float:
+        y = [ratio(e, g) for e, g in zip(found, groups, strict=True)]
+        return float(np.polyfit(x, y, 1)[0]) if np.isfinite(y).all() else np.nan
+
+    return [*measured, _measured("ratio_slope", "weight matching", found, slope)]
 
 
 def strong(found: Width, matching: str) -> bool:
@@ -299,5 +308,6 @@ def numbers(found: Sequence[Width]) -> dict[str, dict[str, Interval | list[float
 
 def _measured(name: str, cell: str, found: Sequence[Width], statistic) -> Measurement:
     sizes = [each.members for each in found]
-    value, low, high = jackknife(lambda groups: np.array([statistic(groups)]), sizes)
-    return Measurement(name, cell, value[0], low[0], high[0], n=min(sizes), seeds=min(sizes))
+    value, low, high = (x[0] for x in jackknife(lambda groups: np.array([statistic(groups)]), sizes))
+    value, low, high = (x if np.isfinite((value, low, high)).all() else None for x in (value, low, high))
+    return Measurement(name, cell, value, low, high, n=min(sizes), seeds=min(sizes))
