@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 
 from lib.intervals import jackknife
 from lib.params import Params
@@ -71,15 +70,3 @@ def measure_large_weights(found: Mapping[str, Float[np.ndarray, "n n"]]) -> list
         Measurement(name, "weight matching", *row, n=members, seeds=members)
         for name, row in zip(("small_ratio", "large_change"), rows, strict=True)
     ]
-
-
-def late_weights(snapshots: Sequence[Params]) -> Float64[torch.Tensor, " T"]:
-    """At each of some epochs of a training, the share of the network's squared norm that its largest 30 % of weights hold."""
-    shares = []
-    for params in snapshots:
-        large = kept_weights(params, SHARE, True)
-        both = [
-            sum(float(t.double().square().sum()) for t in p.values() if t.ndim > 2) for p in (large, params)
-        ]
-        shares.append(both[0] / both[1])
-    return torch.tensor(shares, dtype=torch.float64)

@@ -11,10 +11,8 @@ from lib.connectivity import Lines
 from lib.drawing import curve, legend_above, logarithmic, said, signs
 from lib.intervals import jackknife
 from lib.plots import INK, Shown, density_map, figure, show, style
-from lib.three_models.stars import ACTIVATIONS, MATCHINGS, WEIGHTS, of_pairs
+from lib.three_models.stars import MATCHINGS, WEIGHTS, of_pairs
 from lib.three_models.widths import Width, level, pair_barrier, third_barrier
-
-KINDS = ("no permutation", "random permutation", WEIGHTS, ACTIVATIONS)
 
 
 @style()
