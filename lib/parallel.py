@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -24,7 +25,10 @@ def side_by_side(pieces: Sequence[Callable[[], T]], device: torch.device) -> lis
         return [_alone(piece) for piece in pieces]
     import joblib
 
-    return joblib.Parallel(n_jobs=workers)(joblib.delayed(_alone)(piece) for piece in pieces[::-1])[::-1]
+    with warnings.catch_warnings():
+        # joblib replaces a worker that has grown, which loses nothing, and remarks on it whenever it happens to.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+        return joblib.Parallel(n_jobs=workers)(joblib.delayed(_alone)(piece) for piece in pieces[::-1])[::-1]
 
 
 @one_thread()

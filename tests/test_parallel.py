@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,3 +73,21 @@ def test_a_piece_that_fails_is_heard_and_the_threads_come_back(monkeypatch, core
     with pytest.raises(RuntimeError, match="this piece is broken"):
         side_by_side([lambda: 1, broken], CPU)
     assert torch.get_num_threads() == 2
+
+
+def _grow(i):
+    _KEPT.append(np.ones(5 * 10**7))  # 400 MB that the worker never gives back
+    time.sleep(1.1)  # joblib looks at a worker's memory once a second
+    return i
+
+
+_KEPT: list[np.ndarray] = []
+
+
+def test_a_worker_that_grew_is_replaced_without_a_word(monkeypatch):
+    """Whether joblib remarks on it depends on the machine's memory; a page must print the same everywhere."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert side_by_side([lambda i=i: _grow(i) for i in range(6)], CPU) == [0, 1, 2, 3, 4, 5]
+    assert not heard
