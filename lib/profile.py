@@ -204,6 +204,34 @@ class ThreeModels:
 
 
 @dataclass(frozen=True)
+class OnePopulation:
+    """Sizes of *One population, five lenses* (claims X-C1 to X-C12)."""
+
+    images: str
+    learn: int | None  # images to learn from; None: all of the training set
+    widths: tuple[int, ...]  # one population each
+    members: int
+    epochs: int
+    groups: int  # disjoint groups of networks, for Gaussians and variational starts
+    paired: int  # networks whose pairs are joined
+    alphas: int
+    draws: int  # from each Gaussian
+    twin_groups: int  # for the distance of plain and unit-norm networks
+    heated: int  # chains of the heat
+    heat_warmup: int
+    heat_draws: int
+    heat_leapfrog: int
+    local_members: int  # networks with a local coefficient
+    local_moved: int  # permuted copies of the first of them
+    local_warmup: int
+    local_draws: int
+    local_leapfrog: int
+    looks: tuple[int, ...]  # updates of variational inference at which its bound is read; the last is the end
+    bound_draws: int
+    resamples: int
+
+
+@dataclass(frozen=True)
 class Profile:
     """One named set of sizes."""
 
@@ -214,6 +242,7 @@ class Profile:
     matrix_gaussian: MatrixGaussian
     unit_norm: UnitNorm
     three_models: ThreeModels
+    one_population: OnePopulation
 
 
 QUICK = Profile(
@@ -381,7 +410,32 @@ QUICK = Profile(
         prune_levels=10,  # the ledger's
         prune_epochs=6,
     ),
+    one_population=OnePopulation(
+        images="digits",
+        learn=500,  # every gradient of a chain reads all of them
+        widths=(16,),
+        members=200,
+        epochs=60,
+        groups=10,  # of twenty
+        paired=40,  # 780 pairs
+        alphas=11,
+        draws=50,
+        twin_groups=5,  # of forty
+        heated=8,
+        heat_warmup=100,  # the chains begin near the heat
+        heat_draws=100,
+        heat_leapfrog=20,
+        local_members=24,
+        local_moved=12,
+        local_warmup=80,
+        local_draws=200,
+        local_leapfrog=6,
+        looks=(100, 300, 1_000),
+        bound_draws=20,
+        resamples=2_000,
+    ),
 )
+
 
 FULL = Profile(
     name="full",
@@ -550,6 +604,30 @@ FULL = Profile(
         prune_width=64,
         prune_levels=20,  # the authors'
         prune_epochs=15,
+    ),
+    one_population=OnePopulation(
+        images="mnist",
+        learn=None,
+        widths=(16, 32, 64),
+        members=2_000,  # the issue's number
+        epochs=20,
+        groups=10,  # of two hundred
+        paired=100,
+        alphas=25,
+        draws=200,
+        twin_groups=10,
+        heated=8,
+        heat_warmup=300,
+        heat_draws=300,
+        heat_leapfrog=20,
+        local_members=48,
+        local_moved=24,
+        local_warmup=200,
+        local_draws=400,
+        local_leapfrog=8,
+        looks=(300, 1_000, 3_000, 10_000),
+        bound_draws=50,
+        resamples=10_000,
     ),
 )
 
