@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lib.claims import CONFIRMED, OUT_OF_REACH, VERDICTS
 from lib.ledger import CHAPTERS, Claim, ledger
-from lib.results import NOT_MEASURED, SYMBOLS, cell, digest_now, full_cell, judged_again, load, stale
+from lib.results import (
+    NOT_MEASURED,
+    NOT_PUBLISHED,
+    STALE,
+    SYMBOLS,
+    cell,
+    digest_now,
+    full_cell,
+    judged_again,
+    load,
+    stale,
+)
 from lib.rules import PROFILES
 from lib.table import Table, markdown
 
+OURS = "The book's own questions"
 RULE_CHANGED = "judged under an earlier rule: run it again"
 
 
@@ -82,21 +94,36 @@ def verdicts_markdown(root: Path | None = None) -> str:
 
 
 def scoreboard_markdown(root: Path | None = None) -> str:
-    """The scoreboard: counts, what chance alone would confirm, then every claim with figure, verdicts, rule and scope."""
+    """The scoreboard: counts, what chance alone would confirm, what changed since the full runs, and every claim: figure,
+    verdicts, rule and scope, the papers' statements first and the book's own questions after them."""
     board = Board(root)
-    papers = {
-        number: [claim for claim in board.claims.values() if claim.paper == number]
-        for number in sorted({claim.paper for claim in board.claims.values()})
-    }
-    blocks = [_counts(board, papers), *(_chance(board, profile) for profile in PROFILES)]
-    for number, claims in papers.items():
-        blocks += [f"## {_title(number)}", *(_card(board, claim) for claim in claims)]
+    parts = _parts(board)
+    blocks = [
+        _counts(board, parts),
+        *(_chance(board, profile) for profile in PROFILES),
+        "## What changed since the last published full run",
+        *_changes(board),
+    ]
+    for title, claims in parts.items():
+        blocks += [f"## {title}", _summary(board, claims), *(_card(board, claim) for claim in claims)]
     return "\n\n".join(blocks) + "\n"
 
 
-def _counts(board: Board, papers: Mapping[int, list[Claim]]) -> str:
+def _parts(board: Board) -> dict[str, list[Claim]]:
+    """Section titles and their claims: what each paper states, then the book's own questions, of whatever chapter."""
+    claims = board.claims.values()
+    numbers = sorted({claim.paper for claim in claims if not claim.ours})
+    parts = {_title(n): [c for c in claims if c.paper == n and not c.ours] for n in numbers}
+    ours = [claim for claim in claims if claim.ours]
+    return parts | ({OURS: ours} if ours else {})
+
+
+def _counts(board: Board, parts: Mapping[str, list[Claim]]) -> str:
     """How many claims have which verdict, a column a paper, quick/full in each cell."""
-    columns = {f"P{number}" if number else "Ours": claims for number, claims in papers.items()}
+    columns = {
+        title if title == OURS else title.replace("Paper ", "P").split(":")[0]: c
+        for title, c in parts.items()
+    }
     columns["All"] = list(board.claims.values())
     counts = {title: [board.counts(claims, p) for p in PROFILES] for title, claims in columns.items()}
     rows = [
@@ -109,13 +136,32 @@ def _counts(board: Board, papers: Mapping[int, list[Claim]]) -> str:
     return f"Claims by paper, quick/full:\n\n{Table(('Verdict', *columns), rows).markdown()}"
 
 
+def _judged(board: Board, claims: Iterable[Claim], profile: str) -> list[Claim]:
+    """The claims on which measurements were judged in one profile."""
+    entries = ((claim, board.entry(claim, profile)) for claim in claims)
+    return [claim for claim, entry in entries if entry is not None and entry["verdict"] != OUT_OF_REACH]
+
+
+def _summary(board: Board, claims: Sequence[Claim]) -> str:
+    """A section's counts in both profiles, and what chance alone would have confirmed of them."""
+    sentences = []
+    for profile in PROFILES:
+        judged, counts = _judged(board, claims, profile), board.counts(claims, profile)
+        if counts[NOT_MEASURED] == len(claims):
+            text = NOT_PUBLISHED if profile == "full" else NOT_MEASURED
+            sentences.append(f"*{profile.capitalize()}*: {text}.")
+            continue
+        found = ", ".join(f"{counts[name]} {name}" for name in (*VERDICTS, NOT_MEASURED) if counts[name])
+        chance = sum(claim.chance(profile) for claim in judged)
+        sentences.append(
+            f"*{profile.capitalize()}*: {found}; chance alone would confirm at most {chance:.2g}."
+        )
+    return " ".join(sentences)
+
+
 def _chance(board: Board, profile: str) -> str:
     """How many confirmations chance alone would give, beside how many there are."""
-    judged = [
-        claim
-        for claim in board.claims.values()
-        if (entry := board.entry(claim, profile)) is not None and entry["verdict"] != OUT_OF_REACH
-    ]
+    judged = _judged(board, board.claims.values(), profile)
     if not judged:
         return f"**{profile.capitalize()}**: no claim has been judged yet."
     confirmed = board.counts(judged, profile)[CONFIRMED]
@@ -127,6 +173,76 @@ def _chance(board: Board, profile: str) -> str:
         f"of them, chance alone would confirm at most {expected:.2g} on average. Exact checks, which chance does not pass: "
         f"{exact}. Rules that a pilot has shaped: {pilots}."
     )
+
+
+# ------------------------------------------------------------------------------- against the published full runs
+
+
+def _changes(board: Board) -> list[str]:
+    """What this code, this ledger and this quick run say beside the published full runs."""
+    published = {c: result for (c, p), result in board.results.items() if p == "full" and result}
+    if not published:
+        return [f"{NOT_PUBLISHED}: no chapter has a full run yet, so that there is nothing to compare with."]
+    rows = [
+        (
+            chapter,
+            NOT_PUBLISHED if result is None else result["provenance"]["date"][:10],
+            "" if result is None else result["provenance"]["device_name"],
+            "" if result is None else STALE if stale(result, board.now[chapter]) else "as it stands now",
+        )
+        for chapter in dict.fromkeys(claim.chapter for claim in board.claims.values())
+        for result in (board.results[chapter, "full"],)
+    ]
+    return [
+        Table(("Chapter", "Full run", "On", "Code and sizes"), rows).markdown(),
+        _differ(board, published),
+        *_since(board, published),
+    ]
+
+
+def _differ(board: Board, published: Mapping[str, dict]) -> str:
+    """The claims on which quick and full disagree."""
+    rows = []
+    for claim in board.claims.values():
+        quick, full = (board.entry(claim, profile) for profile in PROFILES)
+        if quick and full and quick["verdict"] != full["verdict"]:
+            rows.append((f"{claim.id} {claim.statement}", *(board.word(claim, p) for p in PROFILES)))
+    if not rows:
+        return "No claim that both profiles have measured has different verdicts in them."
+    return f"Verdicts that differ between quick and full:\n\n{Table(('Claim', 'Quick', 'Full (GPU)'), rows).markdown()}"
+
+
+def _since(board: Board, published: Mapping[str, dict]) -> Iterator[str]:
+    """What the ledger and today's rules say that the full runs did not know, a paragraph each, where there is any."""
+    mine = [claim for claim in board.claims.values() if claim.chapter in published]
+    added = [claim.id for claim in mine if board.entry(claim, "full") is None]
+    gone = [e["id"] for result in published.values() for e in result["claims"] if e["id"] not in board.claims]
+    other = [claim.id for claim in mine if board.outdated(claim, "full")]
+    lines = [
+        f"- {claim.id}: {markdown(change)}"
+        for claim in mine
+        for change in claim.changed
+        if _day(change) >= published[claim.chapter]["provenance"]["date"][:10]
+    ]
+    if added:
+        yield f"In the ledger, and not in their chapter's full run: {', '.join(added)}."
+    if gone:
+        yield f"In a full run, and no longer in the ledger: {', '.join(gone)}."
+    if other:
+        yield f"Today's rules would give another verdict on what the full run measured: {', '.join(other)}."
+    if lines:
+        yield "Changes that the ledger dates to the day of the full run or later:\n\n" + "\n".join(lines)
+    if not (added or gone or other or lines):
+        yield "The ledger has not changed since for the chapters that have a full run."
+
+
+def _day(change: str) -> str:
+    """The date that a line of ``changed`` begins with; one without a date counts as new."""
+    found = re.search(r"\d{4}-\d{2}-\d{2}", change)
+    return found[0] if found else "9999"
+
+
+# ----------------------------------------------------------------------------------------------------------- a claim
 
 
 def _card(board: Board, claim: Claim) -> str:
@@ -172,7 +288,7 @@ def _figure(claim: Claim) -> str:
 def _order(claim: Claim) -> tuple:
     """Papers in order, in each its claims by number, then the book's own."""
     letter, number, suffix = re.fullmatch(r".*-([A-Z])(\d+)(b?)", claim.id).groups()
-    return claim.paper or 9, claim.ours, letter, int(number), suffix
+    return claim.ours, claim.paper or 9, letter, int(number), suffix
 
 
 def _title(number: int) -> str:

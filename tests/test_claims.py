@@ -23,6 +23,7 @@ PLANNED = (
     | {f"P4-C{i}" for i in range(1, 11)}
     | {f"P4-X{i}" for i in range(1, 5)}
     | {f"P5-C{i}" for i in range(1, 12)}
+    | {f"X-C{i}" for i in range(1, 13)}
     | {"P1-C5b", "P5-C3b", "P5-X1", "X-F1", "X-F2", "X-G1", "X-U1", "X-M1"}
 )
 EVERY_CLAIM = pytest.mark.parametrize("claim_id", LEDGER)

@@ -182,7 +182,7 @@ def permuted(problem: Problem, points: Float[Tensor, "R D"], seed: int) -> Float
 
 
 def measure_flatness(cell: str, found: Local, *, resamples: int, seed: int) -> list[Measurement]:
-    """X-C4: Spearman's correlation, over networks, of the local coefficient with the curvature's trace; bootstrap over networks."""
+    """X-C5: Spearman's correlation, over networks, of the local coefficient with the curvature's trace; bootstrap over networks."""
     value, sharp = found.value[found.sound], found.sharpness[found.sound]
 
     def statistic(rows: np.ndarray) -> np.ndarray:
@@ -193,7 +193,7 @@ def measure_flatness(cell: str, found: Local, *, resamples: int, seed: int) -> l
 
 
 def measure_alignment(cell: str, found: Local, moved: Local) -> list[Measurement]:
-    """X-C5: the coefficient of permuted copies, by other noise, over that of the networks, minus 1; Student's t over networks."""
+    """X-C6: the coefficient of permuted copies, by other noise, over that of the networks, minus 1; Student's t over networks."""
     few = len(moved.value)
     both = found.sound[:few] & moved.sound
     change = (moved.value[both] - found.value[:few][both]) / found.value[:few][both].mean()

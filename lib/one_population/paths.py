@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from lib.connectivity import lines
 from lib.diversity import pairwise_mutual_information
 from lib.intervals import jackknife
 from lib.one_population.energy import Heat
-from lib.one_population.problem import ALIGNED, RAW, Problem, flat
+from lib.one_population.problem import Problem, flat
 from lib.params import Params, population_size
 from lib.population import predict
 from lib.rules import Measurement
@@ -78,23 +77,22 @@ def rank_correlation(first: Table, second: Table, some: np.ndarray) -> float:
     return float(spearmanr(first[rows, columns], second[rows, columns]).statistic)
 
 
-def measure_modes(cell: str, found: Mapping[str, Pairs], heat: Heat) -> list[Measurement]:
-    """X-C1 and X-C1b: mean rise of the energy on the line of two networks, over the posterior's heat, aligned and raw; not a number
+def measure_rise(cell: str, found: Pairs, heat: Heat, view: str) -> list[Measurement]:
+    """X-C1 (aligned) and X-C2 (raw): mean rise of the energy on the line of two networks over the posterior's heat; not a number
     where the chains of the heat have not arrived."""
     heats = heat.values if heat.arrived else np.full_like(heat.values, np.nan)
     return [
         _measured(
             f"{view}_rise",
             cell,
-            lambda g, v=view: of_pairs(found[v].energy, g[0]) / heats[g[1]].mean(),
-            [len(found[view].energy), len(heats)],
+            lambda g: of_pairs(found.energy, g[0]) / heats[g[1]].mean(),
+            [len(found.energy), len(heats)],
         )
-        for view in (ALIGNED, RAW)
     ]
 
 
 def measure_distance(cell: str, aligned: Pairs, distance: Table) -> list[Measurement]:
-    """X-C10: rank correlation, over pairs, of the aligned barrier with the distance of the two functions."""
+    """X-C11: rank correlation, over pairs, of the aligned barrier with the distance of the two functions."""
     return [
         _measured(
             "distance_correlation",
@@ -106,7 +104,7 @@ def measure_distance(cell: str, aligned: Pairs, distance: Table) -> list[Measure
 
 
 def measure_density(cell: str, aligned: Pairs) -> list[Measurement]:
-    """X-C11: rank correlation, over pairs, of the barrier in test loss with the rise of the posterior's energy."""
+    """X-C12: rank correlation, over pairs, of the barrier in test loss with the rise of the posterior's energy."""
     return [
         _measured(
             "density_correlation",

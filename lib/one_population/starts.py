@@ -120,7 +120,7 @@ def _at(network: Network, means: list[list[Tensor]], spreads: list[Params]) -> F
 
 
 def measure_starts(cell: str, found: Begun, n: int) -> list[Measurement]:
-    """X-C7: the bound at the end, another start minus the aligned mean, nats an example; above zero the aligned start is better."""
+    """X-C8: the bound at the end, another start minus the aligned mean, nats an example; above zero the aligned start is better."""
     aligned = found.bound[OF_ALIGNED][-1]
     return [
         Measurement(

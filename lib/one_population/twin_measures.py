@@ -13,7 +13,7 @@ from lib.excess_mass import excess
 from lib.intervals import jackknife, student
 from lib.mmd import Reference, bandwidths
 from lib.one_population.paths import Pairs
-from lib.one_population.problem import FILTERS, VIEWS, Problem, flat, seen
+from lib.one_population.problem import ALIGNED, FILTERS, VIEWS, Problem, flat, seen
 from lib.params import Params, population_size
 from lib.population import evaluate, initial
 from lib.rules import Measurement
@@ -45,18 +45,14 @@ def distances(
     return {view: np.array(values) for view, values in found.items()}
 
 
-def measure_distance(
-    cell: str, found: Mapping[str, Float[np.ndarray, " groups"]], n: int
-) -> list[Measurement]:
-    """X-C8: the scaled MMD² in the aligned view (and, without a condition, in the others); Student's t over groups."""
-    return [
-        Measurement(f"{view}_distance", cell, *student(values), n=n, seeds=len(values))
-        for view, values in found.items()
-    ]
+def measure_apart(cell: str, found: Mapping[str, Float[np.ndarray, " groups"]], n: int) -> list[Measurement]:
+    """X-C9: the scaled MMD² in the aligned view; Student's t over groups."""
+    values = found[ALIGNED]
+    return [Measurement("aligned_distance", cell, *student(values), n=n, seeds=len(values))]
 
 
 def measure_barriers(cell: str, plain: Pairs, twin: Pairs) -> list[Measurement]:
-    """X-C9: mean aligned barrier of the test loss, unit-norm over plain networks; jackknife over both populations."""
+    """X-C10: mean aligned barrier of the test loss, unit-norm over plain networks; jackknife over both populations."""
 
     def ratio(groups: list[np.ndarray]) -> np.ndarray:
         return np.array([of_pairs(twin.loss, groups[1]) / of_pairs(plain.loss, groups[0])])
