@@ -24,7 +24,7 @@ from lib.posteriors import laplace, swag
 from lib.rules import Measurement
 
 SINGLE, ENSEMBLE, SWAG, LAPLACE = "one network", "ensemble", "SWAG", "Laplace"
-FEW = 2  # networks of a group whose own losses stand for "one network", and runs of SWAG and Laplace
+FEW = 2  # runs of SWAG and Laplace in a group
 Losses = Float[np.ndarray, " groups"]
 
 
@@ -43,9 +43,7 @@ def losses(
 ) -> dict[str, Losses]:
     """The test loss of the population's own methods, group by group: one network, ensemble, and a Gaussian and a matrix Gaussian a view."""
     found = {
-        SINGLE: [
-            _loss(problem, select(own, slice(0, FEW)), each=True) for own in in_groups(seen[RAW], groups)
-        ],
+        SINGLE: [_loss(problem, own, each=True) for own in in_groups(seen[RAW], groups)],
         ENSEMBLE: [_loss(problem, own) for own in in_groups(seen[RAW], groups)],
     }
     for view in VIEWS:

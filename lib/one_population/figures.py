@@ -1,0 +1,226 @@
+"""The chapter's pictures: one population, lens after lens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lib.drawing import curve, dot, key, legend_above, logarithmic, rows, said, signs, student
+from lib.intervals import jackknife
+from lib.one_population.energy import Heat, Local
+from lib.one_population.gaussians import ENSEMBLE, LAPLACE, SINGLE, SWAG, Losses, gaussian_name, matrix_name
+from lib.one_population.paths import Pairs, Table, level, rank_correlation
+from lib.one_population.problem import ALIGNED, RAW, VIEWS
+from lib.one_population.starts import STARTS, Begun
+from lib.one_population.together import Lenses
+from lib.plots import COLOURS, INK, Shown, figure, show, style
+from lib.three_models.stars import of_pairs
+
+ONE_RUN, ALL = "one run", "the population"
+
+
+@style()
+def hills(pairs: Mapping[str, Pairs], heat: Heat) -> Shown:
+    """Energy on the lines of all pairs over the heat, and the barrier of the test loss, a row a view."""
+    fig, axes = figure(8.4, 2.5, columns=2, sharey=True)
+    sign = signs(VIEWS, "views")
+    words = []
+    for y, view in enumerate(VIEWS):
+        risen = jackknife(
+            lambda g, v=view: np.array([of_pairs(pairs[v].energy, g[0]) / heat.values[g[1]].mean()]),
+            [len(pairs[view].energy), len(heat.values)],
+        )
+        found = (np.ravel(risen), np.array(level(pairs[view].loss)))
+        for ax, each in zip(axes, found, strict=True):
+            dot(ax, y, each, sign[view])
+        words.append(f"{view}: {said(found[0])} of the heat, {said(found[1])} nats")
+    rows(axes[0], VIEWS)
+    axes[1].tick_params(axis="y", length=0)
+    axes[1].grid(axis="x")
+    axes[0].axvline(1, color=INK, lw=1, ls="--", zorder=0)
+    axes[0].annotate("the heat", (1, 0.02), xycoords=("data", "axes fraction"), xytext=(-4, 0), textcoords="offset points", ha="right")  # fmt: skip
+    axes[0].set(xlabel="rise of the energy on a line, over the heat", xlim=(0, 1.15))
+    axes[1].set(xlabel="barrier of the test loss (nats)")
+    axes[1].set_xlim(left=0)
+    return show(
+        fig,
+        f"Two panels with a row for each view of the population: rise of the posterior's energy on the line of two networks over the "
+        f"heat, and barrier of the test loss. {'; '.join(words)}.",
+        "Means over all pairs, 95 % intervals over networks. Left of the dashed line the posterior's own draws stand higher than the hill.",
+    )
+
+
+@style()
+def predictions(losses: Mapping[str, Losses]) -> Shown:
+    """The test loss of every method, logarithmic, with Student's intervals over groups."""
+    names = [
+        ENSEMBLE, SINGLE, SWAG, LAPLACE,
+        *(gaussian_name(v) for v in VIEWS[::-1]), *(matrix_name(v) for v in VIEWS[::-1]),
+    ]  # fmt: skip
+    kinds = {name: ONE_RUN if name in (SINGLE, SWAG, LAPLACE) else ALL for name in names}
+    sign = signs((ONE_RUN, ALL), "kinds of methods")
+    fig, ax = figure(7.6, 4.4)
+    bands = student([losses[name] for name in names])
+    for y, name in enumerate(names):
+        dot(ax, y, bands[:, y], sign[kinds[name]])
+    rows(ax, names)
+    logarithmic(ax, "x", [np.clip(bands, 1e-3, None)])
+    key(ax, sign)
+    ax.set(xlabel="test loss of averaged predictions (nats), logarithmic")
+    words = [f"{name}: {said(bands[:, y], '.3f')}" for y, name in enumerate(names)]
+    return show(
+        fig,
+        f"Test losses, a row a method. {'; '.join(words)}.",
+        f"Means over {len(losses[SINGLE])} disjoint groups of networks, 95 % intervals. All but the ensemble and one network are averages of "
+        "as many draws.",
+    )
+
+
+@style()
+def coefficients(local: Local, moved: Local) -> Shown:
+    """Local coefficients against the curvature's trace, and those of permuted copies against the networks' own."""
+    fig, (left, right) = figure(8.4, 3.4, columns=2)
+    ok, few = local.sound, len(moved.value)
+    left.errorbar(
+        local.sharpness[ok], local.value[ok], local.error[ok], fmt="o", color=COLOURS[0], ms=4.5, lw=1.2
+    )
+    left.set(xlabel="trace of the curvature (narrow →)", ylabel="local coefficient")
+    both = ok[:few] & moved.sound
+    own, copy = local.value[:few][both], moved.value[both]
+    ends = [min(own.min(), copy.min()) - 1, max(own.max(), copy.max()) + 1]
+    right.plot(ends, ends, color=INK, lw=1, ls="--", zorder=0)
+    right.errorbar(
+        own, copy, moved.error[both], local.error[:few][both], fmt="s", color=COLOURS[1], ms=4.5, lw=1.2
+    )
+    right.set(xlabel="of the network", ylabel="of its permuted copy", xlim=ends, ylim=ends)
+    return show(
+        fig,
+        f"Left: local coefficients of {int(ok.sum())} networks, {local.value[ok].min():.1f} to {local.value[ok].max():.1f}, against the trace "
+        f"of the curvature, {local.sharpness[ok].min():.2f} to {local.sharpness[ok].max():.2f}. Right: coefficients of {int(both.sum())} "
+        f"permuted copies against those of the networks, mean difference {np.mean(copy - own):.2f}, around the diagonal.",
+        "Bars: one standard error from the spread of four chains. On the dashed line both agree.",
+    )
+
+
+@style()
+def bounds(found: Begun) -> Shown:
+    """Minus the evidence bound against updates, a curve a start, and the test loss at the end."""
+    sign = signs(STARTS, "starts")
+    fig, (left, right) = figure(8.4, 3.4, columns=2, width_ratios=(3, 2))
+    words = []
+    places = np.array(found.looks) + 1
+    for y, name in enumerate(STARTS):
+        band = student(found.bound[name])
+        curve(left, places, band, sign[name], name)
+        end = student([found.loss[name]])[:, 0]
+        dot(right, y, end, sign[name])
+        words.append(
+            f"{name}: {said(band[:, 0])} at first, {said(band[:, -1])} at the end, test loss {said(end)}"
+        )
+    logarithmic(left, "x", [places])
+    left.set(xlabel="updates + 1", ylabel="minus the bound (nats an example)")
+    rows(right, STARTS)
+    right.set(xlabel="test loss at the end (nats)")
+    legend_above(fig, *left.get_legend_handles_labels())
+    return show(
+        fig,
+        f"Left: minus the evidence bound an example against updates, for four starts; right: test loss at the end. {'; '.join(words)}.",
+        "Means over groups of networks, 95 % intervals. Low is good on both axes.",
+    )
+
+
+@style()
+def twins(found: Lenses) -> Shown:
+    """Distance of plain and unit-norm networks, a row a view; and the barriers of both, as trained and aligned."""
+    fig, (left, right) = figure(8.4, 2.5, columns=2)
+    sign, words = signs(VIEWS, "views"), []
+    bands = student([found.apart[view] for view in VIEWS])
+    for y, view in enumerate(VIEWS):
+        dot(left, y, bands[:, y], sign[view])
+        words.append(f"{view}: {said(bands[:, y])}")
+    rows(left, VIEWS)
+    left.axvline(0, color=INK, lw=1, ls="--", zorder=0)
+    left.set(xlabel="distance of the two populations")
+    kinds = {
+        "plain, aligned": found.pairs[ALIGNED],
+        "unit norm, aligned": found.unit_pairs,
+        "plain, raw": found.pairs[RAW],
+    }
+    each = signs(kinds, "populations")
+    for y, (name, pairs) in enumerate(kinds.items()):
+        band = level(pairs.loss)
+        dot(right, y, band, each[name])
+        words.append(f"barrier of {name}: {said(band)} nats")
+    rows(right, tuple(kinds))
+    right.set(xlabel="barrier of the test loss (nats)")
+    right.set_xlim(left=0)
+    return show(
+        fig,
+        f"Left: scaled squared discrepancy between plain and unit-norm networks, a row a view; right: mean barriers. {'; '.join(words)}.",
+        "0: two halves of the plain networks; 1: initial weights. 95 % intervals, left over groups, right over networks.",
+    )
+
+
+@style()
+def against(aligned: Pairs, distance: Table) -> Shown:
+    """Aligned barriers of all pairs against the distance of their functions, and against the rise of the posterior's energy."""
+    fig, axes = figure(8.4, 3.4, columns=2, sharey=True)
+    place = np.triu_indices(len(distance), 1)
+    everyone, words = np.arange(len(distance)), []
+    for ax, (name, values, colour) in zip(
+        axes,
+        (
+            ("mutual information of the predictions (nats)", distance, COLOURS[0]),
+            ("rise of the posterior's energy (nats)", aligned.energy, COLOURS[1]),
+        ),
+        strict=True,
+    ):
+        ax.plot(
+            values[place], aligned.loss[place], "o", color=colour, ms=3, alpha=0.35, mew=0, rasterized=True
+        )
+        ax.set(xlabel=name)
+        words.append(
+            f"against the {name}: rank correlation {rank_correlation(aligned.loss, values, everyone):.2f}"
+        )
+    axes[0].set(ylabel="aligned barrier (nats)")
+    return show(
+        fig,
+        f"Aligned barriers of the test loss of {len(place[0])} pairs, two scatter plots. {'; '.join(words)}.",
+        "Each point is a pair of networks; each network is in many pairs.",
+    )
+
+
+def table_rows(found: Sequence[Lenses]) -> list[tuple[str, ...]]:
+    """For a page: each population in numbers, plain and unit norm."""
+    lines = []
+    for each in found:
+        for name, one in (("plain", each.plain), ("unit norm", each.unit)):
+            lines.append(
+                (
+                    f"{each.cell}, {name}",
+                    f"{100 * one.accuracy:.1f}",
+                    f"{one.loss:.3f}",
+                    f"{one.training_loss:.3f}",
+                    f"{one.excess:.2g}",
+                )
+            )
+    return lines
+
+
+def numbers(found: Sequence[Lenses]) -> dict[str, dict]:
+    """For a result file: spreads, heat, losses of all methods, bounds, distances and barriers."""
+    return {
+        each.cell: {
+            "mean squared distance of two networks": dict(each.spreads),
+            "heat": {"nats": each.heat.values.tolist(), "drift": each.heat.drift},
+            "test loss": {
+                name: [float(x) for x in student([values])[:, 0]] for name, values in each.losses.items()
+            },
+            "minus the bound": {name: values.mean(1).tolist() for name, values in each.begun.bound.items()},
+            "distance of plain and unit norm": {v: values.tolist() for v, values in each.apart.items()},
+            "barrier of the test loss": {view: level(pairs.loss) for view, pairs in each.pairs.items()},
+            "refused chains": int((~each.local.sound).sum() + (~each.moved.sound).sum()),
+        }
+        for each in found
+    }
