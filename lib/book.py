@@ -67,7 +67,8 @@ def prove(root: Path = ROOT) -> int:
         counts["failed"] += 1
     reports = root / "_build" / "reports"
     reports.mkdir(parents=True, exist_ok=True)
-    counts += counted([sys.executable, "-m", "pytest"], reports / "tests.xml", root, os.environ)
+    tests = [sys.executable, "-m", "pytest", "--numprocesses=auto", "--dist=worksteal"]
+    counts += counted(tests, reports / "tests.xml", root, os.environ)
     copies = [
         copy for chapter in chapters(root) if (copy := run.executed_copy(chapter, "quick", root)).is_file()
     ]
