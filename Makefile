@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 
-.PHONY: help env book test full bench dist clean
+.PHONY: help env book test full bench growth dist student bundle clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,7 +12,10 @@ help:
 	@echo "make env     the environment alone: .venv with the pinned packages"
 	@echo "make full    every chapter in the full profile, on the device that is there; resumes"
 	@echo "make bench   the benchmarks, beside their peers"
+	@echo "make growth  measure how the kernels grow (some minutes, on a quiet machine)"
 	@echo "make dist    the built site as one zip that opens offline"
+	@echo "make student the chapters as notebooks to work in: every exercise, no solution"
+	@echo "make bundle  site, notebooks and packages as one zip, for a room without network"
 	@echo "make clean   remove everything that was built (not .venv, not data/results)"
 
 env:
@@ -30,8 +33,17 @@ full: env
 bench: env
 	@$(VENV) -m benchmarks
 
+growth: env
+	@$(VENV) -m benchmarks.growth
+
 dist: env
 	@$(VENV) -m lib.book dist
+
+student: env
+	@$(VENV) -m lib.student
+
+bundle: book
+	@$(VENV) -m lib.bundle
 
 clean:
 	@rm -rf _build

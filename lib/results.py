@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -269,10 +270,22 @@ def _surroundings(device: torch.device, wall_seconds: float | int | None, digest
         "device_name": name,
         "threads": torch.get_num_threads(),
         "wall_seconds": _plain(wall_seconds),
+        "peak_bytes": _peak_bytes(),
         "digest": digest,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
     }
+
+
+def _peak_bytes() -> int | None:
+    """The most memory that this process, or one of its ended children, has held; None where the system does not say."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    both = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return unit * max(both)
 
 
 def _commit() -> str | None:

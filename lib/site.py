@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lib.chapter import ROOT
@@ -67,16 +68,44 @@ def pack(html: Path, target: Path) -> Path:
 
     The executed notebooks lie in its folder ``notebooks`` too. The same site gives the same bytes.
     """
-    files = {path.relative_to(html).as_posix(): path for path in html.rglob("*") if path.is_file()}
-    files |= {f"notebooks/{path.name}": path for name, path in files.items() if name.endswith(".ipynb")}
+    return write_zip(packed(html), target, ARCHIVE)
+
+
+def packed(html: Path) -> dict[str, Path | bytes]:
+    """The files of the site as they serve from a folder, by name, with the executed notebooks in a folder of their own too."""
+    files: dict[str, Path | bytes] = {}
+    for path in every_file(html):
+        name = path.relative_to(html).as_posix()
+        files[name] = offline(name, path.read_bytes()) if name.endswith(".js") else path
+    files |= {f"notebooks/{Path(name).name}": path for name, path in files.items() if name.endswith(".ipynb")}
     files.pop(".buildinfo", None)
+    return files
+
+
+def every_file(folder: Path) -> Iterator[Path]:
+    """The files in a folder at any depth, in the order of their names."""
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def write_zip(files: Mapping[str, Path | bytes], target: Path, folder: str) -> Path:
+    """Write the files as one zip with a single folder in it; returns its path. The same files give the same bytes.
+
+    Wheels are zips already, and are stored as they are.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, path in sorted(files.items()):
-                entry = zipfile.ZipInfo(f"{ARCHIVE}/{name}")  # dated 1980, whenever it is made
-                entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-                archive.writestr(entry, offline(name, path.read_bytes()))
+        with zipfile.ZipFile(partial, "w") as archive:
+            for name, content in sorted(files.items()):
+                entry = zipfile.ZipInfo(f"{folder}/{name}")  # dated 1980, whenever it is made
+                entry.compress_type = zipfile.ZIP_STORED if name.endswith(".whl") else zipfile.ZIP_DEFLATED
+                entry.external_attr = 0o644 << 16
+                if isinstance(content, bytes):
+                    archive.writestr(entry, content)
+                else:
+                    entry.file_size = content.stat().st_size  # so that a large one gets a large header
+                    with content.open("rb") as source, archive.open(entry, "w") as there:
+                        shutil.copyfileobj(source, there, 1 << 20)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

@@ -26,9 +26,15 @@ class NotExecuted(Exception):
 
 def fragments() -> dict[str, Callable[[], str]]:
     """The generated pieces of pages by name, made from the result files."""
-    from lib import scoreboard
+    from lib import costs, scoreboard, student, unreproduced
 
-    return {"verdicts": scoreboard.verdicts_markdown, "scoreboard": scoreboard.scoreboard_markdown}
+    return {
+        "verdicts": scoreboard.verdicts_markdown,
+        "scoreboard": scoreboard.scoreboard_markdown,
+        "not-reproduced": unreproduced.unreproduced_markdown,
+        "costs": costs.costs_markdown,
+        "teaching-minutes": student.teaching_minutes,
+    }
 
 
 def stage(

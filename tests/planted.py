@@ -73,6 +73,9 @@ class Checkout:
             self.write(f"lib/{module}.py", (ROOT / "lib" / f"{module}.py").read_text(encoding="utf-8"))
         self.write("lib/work.py", WORK)
         self.write("lib/scoreboard.py", SCOREBOARD)
+        self.write("lib/unreproduced.py", 'def unreproduced_markdown():\n    return "Planted gaps.\\n"\n')
+        self.write("lib/costs.py", 'def costs_markdown():\n    return "Planted costs.\\n"\n')
+        self.write("lib/student.py", 'def teaching_minutes():\n    return "Planted minutes.\\n"\n')
         self.write("requirements.txt", "six==1.17.0\n")
         self.write("_config.yml", CONFIG)
 

@@ -83,3 +83,16 @@ class TestChapter:
         assert not re.search(r"^\s*(from|import) IPython", source, re.MULTILINE), (
             "a GPU machine may lack IPython"
         )
+
+
+def test_every_summary_leads_back_and_on():
+    """One argument: each chapter's last words name the chapter before and the one behind it."""
+    found = chapters(ROOT)
+    stems = ["00-before-you-begin", *(chapter.stem for chapter in found), None]
+    for before, chapter, after in zip(stems, found, stems[2:], strict=False):
+        cells = [
+            "".join(cell["source"]) for cell in chapter.read()["cells"] if cell["cell_type"] == "markdown"
+        ]
+        (summary,) = [cell for cell in cells if cell.startswith("## Summary")]
+        for other in filter(None, (before, after)):
+            assert f"{{doc}}`{other}`" in summary, f"{chapter.stem} does not lead to {other}"

@@ -184,6 +184,8 @@ def permuted(problem: Problem, points: Float[Tensor, "R D"], seed: int) -> Float
 def measure_flatness(cell: str, found: Local, *, resamples: int, seed: int) -> list[Measurement]:
     """X-C5: Spearman's correlation, over networks, of the local coefficient with the curvature's trace; bootstrap over networks."""
     value, sharp = found.value[found.sound], found.sharpness[found.sound]
+    if len(value) < 3:
+        return [_silent("flatness_correlation", cell, len(value))]
 
     def statistic(rows: np.ndarray) -> np.ndarray:
         return np.array([spearmanr(value[rows], sharp[rows]).statistic])
@@ -196,5 +198,12 @@ def measure_alignment(cell: str, found: Local, moved: Local) -> list[Measurement
     """X-C6: the coefficient of permuted copies, by other noise, over that of the networks, minus 1; Student's t over networks."""
     few = len(moved.value)
     both = found.sound[:few] & moved.sound
+    if both.sum() < 2:
+        return [_silent("relative_change", cell, int(both.sum()))]
     change = (moved.value[both] - found.value[:few][both]) / found.value[:few][both].mean()
     return [Measurement("relative_change", cell, *student(change), n=int(both.sum()), seeds=int(both.sum()))]
+
+
+def _silent(name: str, cell: str, n: int) -> Measurement:
+    """Where too few chains may speak."""
+    return Measurement(name, cell, None, None, None, n=n, seeds=n)

@@ -14,7 +14,9 @@ def words(found: Report, name: str) -> Prose:
     """The sentences of one part, as a list; where it was not measured, why not."""
     part = getattr(found, name)
     if part is None:
-        why = found.problems.get(name) or found.problems.get("data") or "it needs what was not measured above."
+        why = (
+            found.problems.get(name) or found.problems.get("data") or "it needs what was not measured above."
+        )
         return Prose(f"*Not measured*: {markdown(why)}")
     return Prose("\n".join(f"- {markdown(sentence)}" for sentence in say(part)))
 
@@ -33,4 +35,6 @@ def picture(found: Report, name: str) -> Shown | None:
 
 def advice(found: Report) -> Prose:
     """What to do next."""
-    return Prose("\n".join(f"1. **{markdown(each.action)}.** {markdown(each.reason)}" for each in found.advice))
+    return Prose(
+        "\n".join(f"1. **{markdown(each.action)}.** {markdown(each.reason)}" for each in found.advice)
+    )

@@ -203,6 +203,13 @@ def test_flatness_and_alignment_are_measured_on_sound_chains_alone():
     (change,) = energy.measure_alignment("w", local, moved)
     assert change.n == 2
     assert change.value == pytest.approx(0.1 / 2.5)
+    lost = replace(local, value=np.full(6, np.nan))
+    (flat,), (change,) = (
+        energy.measure_flatness("w", lost, resamples=200, seed=0),
+        energy.measure_alignment("w", lost, moved),
+    )
+    assert np.isnan([flat.value, change.value]).all()
+    assert (flat.n, change.n) == (0, 0)
 
 
 # ------------------------------------------------------------------------------------------------- lines and pairs

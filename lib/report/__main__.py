@@ -1,0 +1,138 @@
+"""``python -m lib.report``: from a folder of checkpoints and a file of examples to one page."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+
+from lib import device
+from lib.report import checkpoints, data_source
+from lib.report.builder import BuilderProblem, builder
+from lib.report.data_source import IMAGE_SIZE, NORMALISATIONS, TASKS, DataProblem, Source
+from lib.report.everything import Report, report
+from lib.report.page import page, write
+from lib.report.sentences import say
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: 0 where something was reported, 1 where nothing could be."""
+    asked = _parser().parse_args(arguments)
+    started = time.perf_counter()
+    try:
+        build = builder(asked.builder, asked.builder_args)
+        models = checkpoints.read(asked.checkpoints, build).to(device.pick(asked.device))
+        shape = _shape(asked.input_shape)
+    except (
+        BuilderProblem,
+        checkpoints.NothingReadable,
+        FileNotFoundError,
+        RuntimeError,
+        ValueError,
+    ) as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    found = report(
+        models,
+        _source(asked),
+        examples=asked.examples,
+        input_shape=shape,
+        seed=asked.seed,
+        tell=lambda part: print(
+            f"{time.perf_counter() - started:5.0f} s  {part} …", file=sys.stderr, flush=True
+        ),
+    )
+    command = f"python -m lib.report {shlex.join(arguments if arguments is not None else sys.argv[1:])}"
+    written = write(
+        asked.out, page(found, title=f"{len(models)} networks: {type(models.net).__name__}", how=command)
+    )
+    for line in summary(found):
+        print(line)
+    if asked.merged:
+        print(_saved(found, asked.merged))
+    print(f"The report ({time.perf_counter() - started:.0f} s): {written}")
+    return 0
+
+
+def summary(found: Report) -> list[str]:
+    """A few lines for the terminal."""
+    lines = [say(found.models)[0], *(f"Refused: {each}" for each in found.models.refused)]
+    if "data" in found.problems:
+        lines.append(f"Data: {found.problems['data']}")
+    for part in (found.merging, found.ensemble):
+        if part is not None:
+            lines.append(say(part)[0])
+    lines += [f"Not measured: {name}: {why}" for name, why in found.problems.items() if name != "data"]
+    lines += [f"- {each}" for each in found.advice]
+    return lines
+
+
+def _saved(found: Report, path: str) -> str:
+    if found.merging is None:
+        return f"No merged network was saved to {path}: merging was not measured."
+    try:
+        return (
+            f"The {found.merging.chosen} of the networks was saved: {found.merging.save(path)} (safetensors)."
+        )
+    except OSError as problem:
+        return f"No merged network was saved to {path}: {problem}"
+
+
+def _source(asked: argparse.Namespace) -> Source | DataProblem | None:
+    if asked.data is None:
+        return None
+    try:
+        return data_source.read(
+            asked.data, asked.task, image_size=asked.image_size, normalise=asked.normalise
+        )
+    except DataProblem as problem:
+        return problem
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise ValueError(f"--input-shape {text!r} is no shape of one input: write 3,32,32.")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.report",
+        description="What the symmetries of your networks are, whether they can be merged, what they are worth together.",
+    )
+    add = parser.add_argument
+    add(
+        "checkpoints",
+        nargs="+",
+        metavar="CHECKPOINTS",
+        help="a folder of .safetensors, .pt, .pth, .bin, .ckpt, or the files",
+    )
+    add(
+        "--builder",
+        required=True,
+        help="module:function that returns the network, say torchvision.models:resnet18",
+    )
+    add("--builder-args", default="{}", help="its keywords, a JSON object")
+    add("--data", help="an .npz with inputs and targets, or a folder with one subfolder of pictures a class")
+    add("--task", choices=TASKS, default="classification")
+    add("--out", default="report.html", help="where the page goes")
+    add("--examples", type=int, help="how many are used; as many as a few minutes allow by default")
+    add("--merged", metavar="FILE", help="save the merged network there, as safetensors")
+    add("--image-size", type=int, default=IMAGE_SIZE, help="pictures are resized to this")
+    add("--normalise", choices=tuple(NORMALISATIONS), help="bring pictures to this set's mean and deviation")
+    add("--input-shape", help="of one input, where no data say it: 3,32,32")
+    add("--device", default="auto")
+    add("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""What to do next: sentences chosen by explicit rules from the numbers, each with the number that led to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from lib.report.barriers import Barriers
+from lib.report.checkpoints import Models
+from lib.report.ensemble import ENSEMBLE, SINGLE, Ensemble
+from lib.report.intervals import NETWORKS
+from lib.report.merging import MEAN, STALE, Merging
+from lib.report.structure import Alignment, Mass
+from lib.report.verdicts import (
+    ALIKE,
+    COLLAPSE,
+    IMBALANCE,
+    MARGIN,
+    MISCALIBRATED,
+    NO,
+    YES,
+    compared,
+    flat,
+    gains,
+    mergeable,
+)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One step: ``action`` in a word or two, ``reason`` a sentence with the number behind it."""
+
+    action: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.action}: {self.reason}"
+
+
+def advise(
+    models: Models,
+    mass: Mass | None = None,
+    alignment: Alignment | None = None,
+    barriers: Barriers | None = None,
+    merging: Merging | None = None,
+    ensemble: Ensemble | None = None,
+    problems: Mapping[str, str] | None = None,
+) -> tuple[Advice, ...]:
+    """All steps that the rules call for, from whatever was measured; never empty."""
+    found = list(_of_files(models, alignment))
+    if problems and "data" in problems:
+        action = "Give data" if problems["data"].startswith("no data") else "Mend the data"
+        found.append(Advice(action, f"no score could be measured: {problems['data']}"))
+    if merging is not None:
+        found += _of_merging(merging, barriers)
+    if ensemble is not None:
+        found += _of_ensemble(ensemble, merging)
+    if mass is not None and mass.kinds and mass.mean_excess.value > IMBALANCE:
+        found.append(
+            Advice(
+                "Take scales out before weights are compared",
+                f"the mass lies {mass.mean_excess.value:.3g} % above its minimum (more than {IMBALANCE:g} %), so that norms and "
+                "weight decay say little: lib.symmetry.canonicalize, or min_mass(...).params, keeps the function.",
+            )
+        )
+    if len(models) < NETWORKS:
+        found.append(
+            Advice("Add networks", f"{len(models)} of them {'is' if len(models) == 1 else 'are'} too few: pairs need two, intervals over networks {NETWORKS}.")
+        )  # fmt: skip
+    return tuple(found) or (Advice("Nothing", "no rule of this report calls for a step."),)
+
+
+def _of_files(models: Models, alignment: Alignment | None) -> Iterator[Advice]:
+    if models.refused:
+        names = ", ".join(each.name for each in models.refused)
+        yield Advice(
+            "Look at the refused files",
+            f"{len(models.refused)} were left out ({names}), each for a reason of its own.",
+        )
+    twins = sum("holds the same weights as" in note for note in models.notes)
+    if twins:
+        yield Advice(
+            "Take duplicates out", f"{twins} file{'s hold' if twins > 1 else ' holds'} weights that another has, which narrows every interval over networks."
+        )  # fmt: skip
+    if alignment is not None:
+        hidden = int(((alignment.after < 1e-4) & (alignment.before > 1e-2)).sum())
+        if hidden:
+            yield Advice(
+                "Count permuted copies once",
+                f"in {hidden} pair{'s' if hidden > 1 else ''} matching brings the distance from {float(alignment.before.max()):.3f} to "
+                f"{float(alignment.after.min()):.1e}: one network in two orders of its units.",
+            )
+
+
+def _of_merging(found: Merging, barriers: Barriers | None) -> Iterator[Advice]:
+    verdict, gap = mergeable(found), found.gap()
+    n, more = len(found.names), f"{compared(gap, found.task)} a single network"
+    if verdict == YES and found.chosen == MEAN:
+        yield Advice(
+            "Average them as they are",
+            f"their plain mean errs {more}; no alignment is needed: --merged FILE saves it.",
+        )
+    elif verdict == YES:
+        yield Advice(
+            "Merge after alignment",
+            f"in one order of units their mean errs {more}, as they are {compared(found.gap(MEAN), found.task)} one: --merged FILE saves "
+            f"it, one network in place of {n}.",
+        )
+    elif verdict == NO:
+        yield Advice("Do not average them", f"the {found.chosen} errs {more}.")
+        if barriers is not None and (hill := barriers.barrier(barriers.best)).value > flat(barriers):
+            yield Advice(
+                "Re-train from the same start",
+                f"the loss barrier is {hill.text()} even where it is least ({barriers.best}): copies of one network, trained for a while and then "
+                "apart, stay in one valley.",
+            )
+    else:
+        yield Advice("Collect more examples", _how_many(found))
+    stale = f"{found.chosen}{STALE}"
+    if stale in found.error:
+        fall = float(found.error[stale].mean() - found.error[found.chosen].mean())
+        if fall > (
+            COLLAPSE if found.task == "classification" else COLLAPSE * float(found.error[stale].mean())
+        ):
+            yield Advice(
+                "Recalibrate BatchNorm after averaging",
+                f"statistics read anew bring the error of the {found.chosen} from {found.score(stale).text('.4g')} to "
+                f"{found.score(found.chosen).text('.4g')}.",
+            )
+
+
+def _how_many(found: Merging) -> str:
+    """Half the interval shrinks with the root of the number of examples."""
+    gap, margin, n = found.gap(), MARGIN[found.task], len(next(iter(found.error.values())))
+    half, room = (gap.high - gap.low) / 2, abs(gap.value - margin)
+    text = f"{n:,} examples leave it open: the {found.chosen} errs {compared(gap, found.task)} a single network, astride the margin of {100 * margin:g}"
+    if room <= half / 30:
+        return f"{text}, and so near it that no affordable number would decide."
+    return f"{text}; about {math.ceil(n * (half / room) ** 2):,} in the scoring half would decide it at this difference (--examples, if the data hold them)."
+
+
+def _of_ensemble(found: Ensemble, merging: Merging | None) -> Iterator[Advice]:
+    unit = "points" if found.task == "classification" else "% of the squared error"
+    differ = next(iter(found.diversity.values()), None)
+    if found.task == "classification" and differ is not None and differ.value < ALIKE:
+        yield Advice(
+            "Keep one of them", f"two networks disagree on {100 * differ.value:.2g} % of the examples: together they are hardly more than one."
+        )  # fmt: skip
+    elif gains(found.gain) == "better":
+        merged = merging is not None and mergeable(merging) == YES
+        action = "Keep the ensemble where the cost allows" if merged else "Keep them as an ensemble"
+        yield Advice(
+            action,
+            f"together they err {found.gain.text('.2f', 100)} {unit} less than one of them, at {len(found.names)} times its cost.",
+        )
+    ece = found.scores.get("ECE", {})
+    who = ENSEMBLE if ENSEMBLE in ece else SINGLE
+    if who in ece and ece[who].value > MISCALIBRATED:
+        yield Advice(
+            "Fit a temperature", f"the {who}'s calibration error is {ece[who].text('.3f')}; its best temperature is {found.temperature[who]:.3g}."
+        )  # fmt: skip

@@ -1,0 +1,264 @@
+"""What networks put out, one at a time: nothing is stacked but their outputs, so that ten large networks fit a laptop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Float64, Shaped
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lib.device import one_thread
+from lib.params import Params, member, population_size
+from lib.report.checkpoints import Models
+from lib.report.data_source import DataProblem, Halves
+
+BATCH = 512 << 20  # bytes of inputs and activations aimed at in one pass
+SMALL = 1e8  # weights times examples
+
+
+def batch_of(inputs: Tensor) -> int:
+    """How many examples go through a network at a time; by their size alone, so that it is the same everywhere."""
+    return max(1, min(4096, BATCH // (24 * inputs[0].numel() * inputs.element_size())))
+
+
+def outputs(
+    net: nn.Module, params: Mapping[str, Tensor], inputs: Shaped[Tensor, "N ..."]
+) -> Float[Tensor, "N out"]:
+    """Of one network in evaluation mode, float32 on the CPU."""
+    was = net.training
+    net.eval()
+    device = next(iter(params.values())).device
+    try:
+        with torch.no_grad(), threads(net, len(inputs)):
+            parts = [
+                functional_call(net, dict(params), (x.to(device),)).float().cpu()
+                for x in inputs.split(batch_of(inputs))
+            ]
+    finally:
+        net.train(was)
+    return torch.cat(parts)
+
+
+def threads(net: nn.Module, examples: int) -> AbstractContextManager[None]:
+    """One thread for a network so small that a second would only be waited for."""
+    small = sum(p.numel() for p in net.parameters()) * examples < SMALL
+    convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in net.modules())
+    return one_thread() if small and not convolves else nullcontext()
+
+
+def everyones(
+    net: nn.Module, params: Mapping[str, Tensor], inputs: Shaped[Tensor, "N ..."]
+) -> Float[Tensor, "n N out"]:
+    """Of a population, network after network."""
+    return torch.stack([outputs(net, each, inputs) for each in one_by_one(params)])
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What n networks put out for the examples of both halves."""
+
+    scoring: Float[Tensor, "n N out"]
+    calibration: Float[Tensor, "n M out"]
+
+
+def predictions(models: Models, data: Halves) -> Predictions:
+    """Of every network on both halves, which merging and ensemble both read.
+
+    Raises ValueError, with their names, for networks that put out numbers that are not finite.
+    """
+    halves = (data.scoring, data.calibration)
+    found = Predictions(*(everyones(models.net, models.params, half.inputs) for half in halves))
+    finite = [bool(each.isfinite().all()) for each in found.scoring]
+    broken = [name for name, fine in zip(models.names, finite, strict=True) if not fine]
+    if broken:
+        raise ValueError(
+            f"{', '.join(broken)} put out NaN or infinite numbers on these examples: leave them out, or look at the data."
+        )
+    return found
+
+
+def one_by_one(params: Mapping[str, Tensor]) -> Iterator[Params]:
+    """The members of a population."""
+    return (member(params, i) for i in range(population_size(dict(params))))
+
+
+def average(members: Iterable[Mapping[str, Tensor]]) -> Params:
+    """The mean of networks, summed in float64 one after the other; whole numbers (a count of batches) are the first one's."""
+    members = iter(members)
+    first = dict(next(members))
+    total, count = {name: t.double() if t.is_floating_point() else t for name, t in first.items()}, 1
+    for each in members:
+        count += 1
+        for name, tensor in each.items():
+            if tensor.is_floating_point():
+                total[name] += tensor
+    return {
+        name: (t / count).to(first[name].dtype) if t.is_floating_point() else t for name, t in total.items()
+    }
+
+
+def losses(
+    task: str, outputs: Float[Tensor, "*n N out"], targets: Shaped[Tensor, "N ..."]
+) -> Float64[Tensor, "*n N"]:
+    """Each example's loss: cross-entropy in nats, or the squared error, summed over outputs."""
+    if task == "regression":
+        return (outputs.double() - targets.view(len(targets), -1).double()).square().sum(-1)
+    with one_thread():  # small beside the passes, and called a thousand times
+        chances = outputs.double().log_softmax(-1)
+    return -chances.gather(-1, targets.expand(chances.shape[:-1])[..., None])[..., 0]
+
+
+def wrong(outputs: Float[Tensor, "*n N classes"], targets: Shaped[Tensor, " N"]) -> Float64[Tensor, "*n N"]:
+    """1 where the most probable class is not the label."""
+    return (outputs.argmax(-1) != targets).double()
+
+
+def score(
+    task: str, outputs: Float[Tensor, "N out"], targets: Shaped[Tensor, "N ..."]
+) -> tuple[float, float]:
+    """Mean loss, and the error: the share of wrong classes, or the root of the mean squared error in the targets' unit."""
+    loss = float(losses(task, outputs, targets).mean())
+    return loss, loss**0.5 if task == "regression" else float(wrong(outputs, targets).mean())
+
+
+def norms(net: nn.Module) -> list[str]:
+    """Names of the BatchNorm layers that keep running statistics."""
+    return [
+        name
+        for name, layer in net.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats
+    ]
+
+
+def recalibrated(net: nn.Module, params: Mapping[str, Tensor], inputs: Shaped[Tensor, "N ..."]) -> Params:
+    """One network whose BatchNorm layers hold the means and variances of ``inputs``, each layer after those before it.
+
+    As ``lib.connectivity.recalibrate`` has it, in one ordinary pass: large networks take half the time of a vectorised one.
+    """
+    own = {name: tensor.clone() for name, tensor in params.items() if name.rpartition(".")[0] in norms(net)}
+    with torch.no_grad(), _watching(net) as sizes:
+        functional_call(net, dict(params) | own, (inputs.to(next(iter(params.values())).device),))
+    found = dict(params)
+    for name, size in sizes.items():
+        found[f"{name}.running_mean"] = own[f"{name}.running_mean"]
+        found[f"{name}.running_var"] = own[f"{name}.running_var"] * (1 - 1 / size)  # torch divides by n - 1
+    return found
+
+
+@contextmanager
+def _watching(net: nn.Module) -> Iterator[dict[str, int]]:
+    """BatchNorm layers take the statistics of the one pass inside; how many numbers a channel each has seen."""
+    sizes: dict[str, int] = {}
+    layers = {name: net.get_submodule(name) for name in norms(net)}
+    was, moments = net.training, {name: layer.momentum for name, layer in layers.items()}
+
+    def seen(name: str, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        sizes[name] = args[0].numel() // args[0].shape[1]
+
+    net.eval()
+    hooks = []
+    try:
+        for name, layer in layers.items():
+            layer.train()
+            layer.momentum = 1.0
+            hooks.append(layer.register_forward_pre_hook(partial(seen, name)))
+        yield sizes
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name, layer in layers.items():
+            layer.momentum = moments[name]
+        net.train(was)
+
+
+def check(net: nn.Module, params: Mapping[str, Tensor], data: Halves) -> int:
+    """How many numbers the networks put out for an example of ``data``.
+
+    Raises DataProblem, with both shapes, where network and data do not fit: inputs, outputs, or labels.
+    """
+    shape = tuple(data.example.shape[1:])
+    try:
+        with torch.no_grad():
+            found = functional_call(
+                net.eval(), member(params, 0), (data.example.to(next(iter(params.values())).device),)
+            )
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise DataProblem(
+            f"the network refuses inputs of shape {shape}; {first_layer(net)}. Give inputs of its shape. (torch: {text:.160})"
+        ) from None
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        kind = (
+            f"a tensor of shape {tuple(found.shape)}"
+            if isinstance(found, Tensor)
+            else f"a {type(found).__name__}"
+        )
+        raise DataProblem(
+            f"the network returns {kind} for {len(data.example)} inputs: the report reads one tensor (examples, outputs). Wrap it."
+        )
+    targets, width = torch.cat([data.calibration.targets, data.scoring.targets]), found.shape[1]
+    if data.task == "classification":
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= width:
+            raise DataProblem(
+                f"labels run from {low} to {high}, but the network has {width} outputs, for labels 0 to {width - 1}: number the "
+                "classes as in training."
+            )
+    elif targets[0].numel() != width:
+        raise DataProblem(
+            f"there are {targets[0].numel()} targets an example, but the network has {width} outputs."
+        )
+    return width
+
+
+def first_layer(net: nn.Module) -> str:
+    """What the first layer with weights takes, in words."""
+    for name, layer in net.named_modules():
+        if isinstance(layer, nn.Linear):
+            return f"its first layer, {name!r} (Linear), takes {layer.in_features} features on the last axis"
+        if isinstance(layer, nn.modules.conv._ConvNd):
+            return f"its first layer, {name!r} ({type(layer).__name__}), takes {layer.in_channels} channels on the first axis"
+    return "none of its layers says what it takes"
+
+
+def accepts(net: nn.Module, x: Shaped[Tensor, "k ..."]) -> bool:
+    """Whether these inputs pass through the network."""
+    try:
+        with torch.no_grad():
+            net.eval()(x)
+    except Exception:  # whatever a network makes of inputs that are not its own
+        return False
+    return True
+
+
+def example_for(
+    net: nn.Module, shape: tuple[int, ...] | None = None, device: torch.device | None = None
+) -> Float[Tensor, "2 ..."]:
+    """Two random inputs that the network takes, where no data say which: by ``shape``, or guessed from its first layer.
+
+    Raises DataProblem where no guess passes through.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for guess in [shape] if shape else _guesses(net):
+        x = torch.randn(2, *guess, generator=generator).to(device)
+        if accepts(net, x):
+            return x
+    raise DataProblem(
+        f"No input passes through the network: {first_layer(net)}. Name the shape of one input, say --input-shape 3,32,32."
+    )
+
+
+def _guesses(net: nn.Module) -> list[tuple[int, ...]]:
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            return [(layer.in_features,)]
+        if isinstance(layer, nn.modules.conv._ConvNd):
+            axes = len(layer.kernel_size)
+            return [(layer.in_channels, *[size] * axes) for size in (32, 28, 64, 224)]
+    return []

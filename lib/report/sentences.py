@@ -1,0 +1,226 @@
+"""Findings in plain words: one function, ``say``, for everything that the report measures. Every number is the run's."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from lib.report.barriers import AGAIN, MATCHED, ORDER, PLAIN, Barriers
+from lib.report.checkpoints import Models
+from lib.report.data_source import Halves
+from lib.report.ensemble import ENSEMBLE, SINGLE, Ensemble
+from lib.report.intervals import Interval
+from lib.report.merging import MEAN, MERGED, STALE, Merging
+from lib.report.merging import SINGLE as ONE
+from lib.report.plan import Plan
+from lib.report.structure import Alignment, Mass, Structure
+from lib.report.verdicts import MARGIN, NO, OPEN, YES, compared, flat, gains, mergeable
+
+NONE = "With fewer than four networks there is no interval over networks."
+
+
+@singledispatch
+def say(found: object) -> tuple[str, ...]:
+    """What was found, one plain sentence each, without markup."""
+    raise TypeError(
+        f"the report has no words for a {type(found).__name__}: hand it what a verb of lib.report.assess returned."
+    )
+
+
+@say.register(Models)
+def _(found: Models) -> tuple[str, ...]:
+    total = len(found) + len(found.refused)
+    words = [
+        f"{len(found)} of {total} file{'s' if total != 1 else ''} were read: networks of class {type(found.net).__name__} with "
+        f"{found.weights:,} numbers each."
+    ]
+    words += [f"Refused: {each}" for each in found.refused]
+    words += [f"{note}." for note in found.notes]
+    if found.passed:
+        words.append(f"Left alone, as they are no checkpoints by their names: {', '.join(found.passed)}.")
+    if len(found) == 1:
+        words.append("One network has no pair: distances, barriers, merging and an ensemble need two.")
+    return tuple(words)
+
+
+@say.register(Halves)
+def _(found: Halves) -> tuple[str, ...]:
+    a, b = len(found.calibration), len(found.scoring)
+    rest = f"the other {found.left_out:,} were left out" if found.left_out else "none was left out"
+    return (
+        f"{a + b:,} examples were used, drawn by a seed; {rest}.",
+        f"{a:,} of them serve for BatchNorm statistics, temperatures and the choice of the best network, and all scores are "
+        f"those of the other {b:,}.",
+        *found.notes,
+    )
+
+
+@say.register(Plan)
+def _(found: Plan) -> tuple[str, ...]:
+    pairs = (
+        "all pairs of networks"
+        if found.every
+        else "each network with the first, since all pairs would take too long"
+    )
+    return (f"Lines are drawn between {pairs}, at {found.points} points each, the two ends among them.",)
+
+
+@say.register(Structure)
+def _(found: Structure) -> tuple[str, ...]:
+    if found.diagnosis is None:
+        return (
+            f"The symmetries of {found.network} could not be found: {found.why_not}",
+            "What needs none of them is reported all the same: lines and the mean of the networks as they are, and the ensemble.",
+        )
+    return (*found.diagnosis.summary(), *found.diagnosis.remedies)
+
+
+@say.register(Mass)
+def _(found: Mass) -> tuple[str, ...]:
+    if not found.kinds:
+        return ("No scale of these networks has a least mass: there is nothing to balance.",)
+    each = found.mean_excess
+    least, most = float(found.excess.min()), float(found.excess.max())
+    words = [
+        f"The sum of squared weights lies {each.text('.3g')} % above the least that the same function allows, as a mean over "
+        f"{_over(each)}; from {least:.3g} % to {most:.3g} %."
+    ]
+    words.append(f"The scales used are {' and '.join(found.kinds)}.")
+    if found.left_out:
+        words.append(
+            f"Left out are {' and '.join(found.left_out)} scales, along which the mass falls for ever (the norm behind them forgets it)."
+        )
+    return tuple(words)
+
+
+@say.register(Alignment)
+def _(found: Alignment) -> tuple[str, ...]:
+    before, after = found.mean_before, found.mean_after
+    words = [
+        f"Two networks are {before.text()} of their mean norm apart as they are (1.414 for unrelated directions), and "
+        f"{after.text()} once their units are matched by weights."
+    ]
+    if not after.known:
+        words.append(NONE)
+    return tuple(words)
+
+
+@say.register(Barriers)
+def _(found: Barriers) -> tuple[str, ...]:
+    plain, best = found.barrier(PLAIN), found.barrier(found.best)
+    words = [
+        f"On {len(found.pairs)} line{_s(len(found.pairs))} between {len(found.names)} networks ({found.examples:,} examples), the "
+        f"loss rises {plain.text()} above its ends where the networks stay {PLAIN}."
+    ]
+    if found.best != PLAIN:
+        most = flat(found)
+        kind = "which counts as no barrier" if best.value <= most else "which is a barrier"
+        words.append(
+            f"The least barrier is that of networks {found.best}: it rises {best.text()}, {kind} (the margin is {most:.3g} in loss)."
+        )
+    if found.norms:
+        kind = MATCHED if MATCHED in found.kinds else PLAIN
+        stale, fresh = found.barrier(kind), found.barrier(kind + AGAIN)
+        cause = (
+            "what lies between is variance collapse: the statistics, not the weights"
+            if stale.value > fresh.value
+            else "so no variance collapse is seen here, and reading anew costs what few examples cost"
+        )
+        words.append(
+            f"BatchNorm: with running statistics mixed like weights the barrier is {stale.text()}, with statistics read anew from "
+            f"{found.calibration:,} examples {fresh.text()}; {cause}."
+        )
+    if found.parts is not None and float(found.parts.plain.mean()) > 0:
+        parts = ", ".join(f"{name} {found.part(part).text()}" for name, part in found.parts.parts.items())
+        n = len(found.parts.plain)
+        words.append(
+            f"Of {found.part(found.parts.plain).text()} on the first {n} pair{_s(n)}, taken apart in the order {ORDER}: {parts}."
+        )
+    words.append(
+        "Matching is by weights, pair by pair." if MATCHED in found.kinds else "Units could not be matched."
+    )
+    words.append(_spread(plain))
+    if not found.every:
+        words.append(f"Only pairs with {found.names[0]} were measured.")
+    return tuple(words)
+
+
+@say.register(Merging)
+def _(found: Merging) -> tuple[str, ...]:
+    gap, margin = found.gap(), MARGIN[found.task]
+    points = found.task == "classification"
+    size = f"{100 * margin:.0f} point" if points else f"{100 * margin:.0f} % of the squared error"
+    how = f" in one order of units ({found.method})" if found.chosen == MERGED else " as they are"
+    said = f"the mean of all {len(found.names)} networks{how} errs {compared(gap, found.task)} the mean single network"
+    verdict = {
+        YES: f"They can be merged: {said}, within the margin of {size}.",
+        NO: f"They cannot be merged: {said}, beyond the margin of {size}.",
+        OPEN: f"Whether they can be merged is unresolved: {said}, and the margin of {size} lies inside that interval.",
+    }[mergeable(found)]
+    words = [verdict]
+    for name, order in ((MEAN, "as they are"), (MERGED, "in one order of units")):
+        if name in found.error and name != found.chosen:
+            words.append(
+                f"Averaged {order}, they err {compared(found.gap(name), found.task)} the mean single network."
+            )
+    if found.chosen + STALE in found.error:
+        words.append(
+            f"That mean's BatchNorm statistics were read anew from {found.calibration:,} examples; without that its error is "
+            f"{_error(found, found.chosen + STALE)} instead of {_error(found, found.chosen)}."
+        )
+    if found.method:
+        words.append("Which of the two means the verdict is about was chosen on the calibration half.")
+    words.append(
+        f"The mean single network errs {_error(found, ONE)}; the best by the calibration half ({found.best}) "
+        f"{_error(found, 'best single network')}, the ensemble {_error(found, 'ensemble')}."
+    )
+    words.append("Intervals of this part are over examples, for these networks.")
+    return tuple(words)
+
+
+@say.register(Ensemble)
+def _(found: Ensemble) -> tuple[str, ...]:
+    measure = next(iter(found.scores))
+    scores = found.scores[measure]
+    points = found.task == "classification"
+    single = scores[SINGLE].text(".2f", 100) + " %" if points else scores[SINGLE].text(".4g")
+    words = [f"A single network's {measure} is {single} (interval over {_over(scores[SINGLE])})."]
+    if found.gain is not None:
+        together = scores[ENSEMBLE].text(".2f", 100) + " %" if points else scores[ENSEMBLE].text(".4g")
+        unit = "points" if points else "% of the squared error"
+        than = {"better": "better than", "no better": "no better than", OPEN: "not shown to differ from"}[
+            gains(found.gain)
+        ]
+        words.append(
+            f"Together their {measure} is {together}: {found.gain.text('.2f', 100)} {unit} less, {than} a single network."
+        )
+    words += [f"Two networks differ: {name} {each.text('.4g')}." for name, each in found.diversity.items()]
+    if points:
+        ece, nll = found.scores["ECE"], found.scores["NLL (nats)"]
+        who = ENSEMBLE if ENSEMBLE in ece else SINGLE
+        words.append(
+            f"Calibration of the {who}: ECE {ece[who].text('.4f')}, NLL {nll[who].text('.4f')} nats; its best temperature on the "
+            f"calibration half is {found.temperature[who]:.3g} (above 1: too sure of itself)."
+        )
+    if found.diversity:
+        words.append(_spread(next(iter(found.diversity.values()))))
+    return tuple(words)
+
+
+def _error(found: Merging, name: str) -> str:
+    return (
+        f"{found.score(name).text('.2f', 100)} %"
+        if found.task == "classification"
+        else found.score(name).text(".4g")
+    )
+
+
+def _over(found: Interval) -> str:
+    return found.over if found.known else f"{found.over}, too few for an interval"
+
+
+def _spread(found: Interval) -> str:
+    return f"Intervals over pairs are over {found.over}." if found.known else NONE
+
+
+def _s(n: int) -> str:
+    return "" if n == 1 else "s"

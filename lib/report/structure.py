@@ -1,0 +1,247 @@
+"""What an architecture's symmetries are, and what its networks make of them: counts, mass, order of units. No data is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float64, Int64, Shaped
+from torch import Tensor, nn
+
+from lib.matching import match, match_activations_pairs, match_many
+from lib.matching.units import compared
+from lib.params import Params, member
+from lib.report.checkpoints import Models
+from lib.report.intervals import Interval, over_networks, over_pairs
+from lib.report.outputs import one_by_one
+from lib.symmetry import Symmetries, UnsupportedNetwork, min_mass, permute
+from lib.symmetry import mass as mass_of
+from lib.table import Table
+from lib.unit_norm.diagnosis import Diagnosis, diagnose
+
+BOUNDED = (
+    "homogeneous",
+    "affine",
+)  # kinds of scales along which a mass has a minimum; before a norm it falls for ever
+
+WEIGHTS, ACTIVATIONS = "weights", "activations"
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """The symmetries of one architecture; ``diagnosis`` is None where they could not be found, for the reason in ``why_not``."""
+
+    network: str
+    diagnosis: Diagnosis | None = field(default=None, repr=False)
+    why_not: str = ""
+
+    @property
+    def symmetries(self) -> Symmetries | None:
+        return None if self.diagnosis is None else self.diagnosis.symmetries
+
+    @property
+    def units(self) -> int:
+        """How many units can be permuted."""
+        return sum(group.size for group in self.symmetries.permutations) if self.symmetries else 0
+
+    def table(self) -> Table:
+        """Kinds of symmetries, how many, and whether they are exact."""
+        if self.diagnosis is None:
+            return Table(("symmetry", "number", "exact"), [], "Symmetries")
+        groups = len(self.diagnosis.symmetries.permutations)
+        rows = [
+            (
+                f"permutations of {self.units:,} units in {groups} groups",
+                f"10^{self.diagnosis.log10_permutations:,.1f}",
+                "yes",
+            )
+        ]
+        for kind, number in self.diagnosis.scales.items():
+            exact = all(f.exact for f in self.diagnosis.symmetries.scales if f.kind == kind)
+            rows.append(
+                (f"{kind} scales", f"{number:,}", "yes" if exact else "as the norm's epsilon goes to 0")
+            )
+        free = len(self.diagnosis.unit_norm.tensors)
+        rows.append(("weights whose filters may have unit norm", f"{free}", ""))
+        return Table(("symmetry", "number", "exact"), rows, f"Symmetries of {self.network}")
+
+
+def structure(net: nn.Module, example: Shaped[Tensor, "k ..."]) -> Structure:
+    """The symmetries of ``net``, tried numerically; where they cannot be found, the reason in the finder's own words."""
+    try:
+        return Structure(type(net).__name__, diagnose(net, example))
+    except (UnsupportedNetwork, RuntimeError, ValueError) as why:
+        return Structure(type(net).__name__, None, str(why))
+
+
+@dataclass(frozen=True, eq=False)
+class Mass:
+    """Sum of squared weights of n networks, and the least along the scales that leave them the same; (n,) each, float64.
+
+    ``kinds`` of scales that were used: all that have a minimum. Empty: there is nothing to rescale.
+    """
+
+    names: tuple[str, ...]
+    mass: Float64[Tensor, " n"]
+    minimum: Float64[Tensor, " n"]
+    kinds: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def excess(self) -> Float64[Tensor, " n"]:
+        """100 (mass / minimum - 1), in percent."""
+        return 100 * (self.mass / self.minimum - 1)
+
+    @property
+    def mean_excess(self) -> Interval:
+        """Over networks."""
+        return over_networks(self.excess)
+
+    def table(self) -> Table:
+        """A row a network."""
+        rows = [
+            (name, f"{float(m):,.4g}", f"{float(least):,.4g}", f"{float(e):.3g} %")
+            for name, m, least, e in zip(self.names, self.mass, self.minimum, self.excess, strict=True)
+        ]
+        return Table(("network", "mass", "least mass of its orbit", "excess"), rows, "Mass of each network")
+
+
+def mass(models: Models, symmetries: Symmetries) -> Mass:
+    """Each network's mass against its minimum over rescalings that leave its function unchanged, one network at a time."""
+    found = {scale.kind for scale in symmetries.scales}
+    kinds = tuple(kind for kind in BOUNDED if kind in found)
+    now, least = [], []
+    for each in one_by_one(models.params):
+        now.append(mass_of(each, symmetries))
+        least.append(min_mass(each, symmetries, freedoms=kinds, tolerance=1e-9).mass if kinds else now[-1])
+    left = tuple(sorted(found - set(kinds)))
+    return Mass(models.names, torch.stack(now).cpu(), torch.stack(least).cpu(), kinds, left)
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """n networks and orders of their units. Of pair k, ``perms[g][k]`` brings the second network's group g into the first's order.
+
+    pairs           (K, 2)
+    together        all networks in one order, (n, size) a group; to be averaged
+    method          how ``together`` was found: "jointly", or "each to <name>"
+    by              what pairs were matched by: "weights", or "activations"
+    before, after   (K,) distance of the two networks over the mean of their norms, as they are and in the first one's order
+    """
+
+    names: tuple[str, ...]
+    pairs: Int64[Tensor, "K 2"]
+    perms: tuple[Int64[Tensor, "K _"], ...] = field(repr=False)
+    together: tuple[Int64[Tensor, "n _"], ...] = field(repr=False)
+    method: str
+    by: str
+    before: Float64[Tensor, " K"]
+    after: Float64[Tensor, " K"]
+
+    @property
+    def mean_before(self) -> Interval:
+        return over_pairs(self.before, self.pairs, len(self.names))
+
+    @property
+    def mean_after(self) -> Interval:
+        return over_pairs(self.after, self.pairs, len(self.names))
+
+    def second(self, models: Models, symmetries: Symmetries, k: int) -> Params:
+        """The second network of pair k in the order of the first."""
+        return permute(
+            member(models.params, int(self.pairs[k, 1])), symmetries, [perm[k] for perm in self.perms]
+        )
+
+    def aligned(self, models: Models, symmetries: Symmetries, i: int) -> Params:
+        """Network i in the order that all share."""
+        return permute(member(models.params, i), symmetries, [perm[i] for perm in self.together])
+
+    def table(self) -> Table:
+        """A row a pair."""
+        rows = [
+            (f"{self.names[i]} – {self.names[j]}", f"{b:.4f}", f"{a:.4f}")
+            for (i, j), b, a in zip(
+                self.pairs.tolist(), self.before.tolist(), self.after.tolist(), strict=True
+            )
+        ]
+        return Table(
+            ("pair", "distance as they are", "matched"), rows, "Distances, over the mean norm of the two"
+        )
+
+
+def align(
+    models: Models,
+    symmetries: Symmetries,
+    pairs: Int64[Tensor, "K 2"] | None = None,
+    *,
+    joint: bool = True,
+    inputs: Shaped[Tensor, "N ..."] | None = None,
+) -> Alignment:
+    """Matching of ``pairs`` (all by default), and one order for all: joint, or that of the first network.
+
+    By weights, a pair at a time; with ``inputs`` by what the units put out for them (the order for all is then the first one's).
+    Raises ValueError for fewer than two networks, pairs that leave a network without the first, and units whose activations no
+    module shows.
+    """
+    n = len(models)
+    if n < 2:
+        raise ValueError("alignment needs two networks at least: there is one.")
+    pairs = torch.combinations(torch.arange(n)) if pairs is None else pairs
+    if inputs is None:
+        each = [match(*(member(models.params, i) for i in pair), symmetries).perms for pair in pairs.tolist()]
+        perms = tuple(torch.stack(group).cpu() for group in zip(*each, strict=True))
+    else:
+        x = inputs.to(next(iter(models.params.values())).device)
+        found = match_activations_pairs(models.net, models.params, pairs, symmetries, x)
+        perms = tuple(perm.cpu() for perm in found.perms)
+    if joint and inputs is None:
+        together, method = tuple(p.cpu() for p in match_many(models.params, symmetries).perms), "jointly"
+    else:
+        together, method = _star(models, symmetries, pairs, perms), f"each to {models.names[0]}"
+    before, after = _distances(models, symmetries, pairs, perms)
+    by = WEIGHTS if inputs is None else ACTIVATIONS
+    return Alignment(models.names, pairs, perms, together, method, by, before, after)
+
+
+def _star(
+    models: Models, symmetries: Symmetries, pairs: Tensor, perms: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Each network in the order of the first, by the pairs that have it."""
+    place = {j: k for k, (i, j) in enumerate(pairs.tolist()) if i == 0}
+    absent = [models.names[j] for j in range(1, len(models)) if j not in place]
+    if absent:
+        raise ValueError(
+            f"no pair joins {absent[0]} with {models.names[0]}, the first: align jointly, or add the pair."
+        )
+    found = []
+    for group, perm in zip(symmetries.permutations, perms, strict=True):
+        own = [torch.arange(group.size)] + [perm[place[j]] for j in range(1, len(models))]
+        found.append(torch.stack(own))
+    return tuple(found)
+
+
+def _distances(
+    models: Models, symmetries: Symmetries, pairs: Tensor, perms: tuple[Tensor, ...]
+) -> tuple[Float64[Tensor, " K"], Float64[Tensor, " K"]]:
+    """Over the mean of the two norms, before and after."""
+    norms = [_norm(each, symmetries) for each in one_by_one(models.params)]
+    before, after = [], []
+    for k, (i, j) in enumerate(pairs.tolist()):
+        first, second = member(models.params, i), member(models.params, j)
+        scale = max((norms[i] + norms[j]) / 2, 1e-300)
+        moved = permute(second, symmetries, [perm[k] for perm in perms])
+        before.append(_distance(first, second, symmetries) / scale)
+        after.append(_distance(first, moved, symmetries) / scale)
+    return torch.tensor(before, dtype=torch.float64), torch.tensor(after, dtype=torch.float64)
+
+
+def _distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor], symmetries: Symmetries) -> float:
+    return math.sqrt(
+        sum(float((first[name] - second[name]).double().square().sum()) for name in compared(symmetries))
+    )
+
+
+def _norm(params: Mapping[str, Tensor], symmetries: Symmetries) -> float:
+    return math.sqrt(sum(float(params[name].double().square().sum()) for name in compared(symmetries)))

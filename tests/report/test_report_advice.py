@@ -1,0 +1,107 @@
+"""Each step is called for by its rule, with the number that led to it, and by nothing else."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from report_cases import models_of, network
+
+from lib.report.advice import advise
+from lib.report.checkpoints import Refused
+from lib.report.ensemble import Ensemble
+from lib.report.intervals import Interval
+from lib.report.merging import MEAN, MERGED, SINGLE, STALE, Merging
+from lib.report.structure import Alignment, Mass
+
+N = 2000
+
+
+def actions(**found) -> dict[str, str]:
+    models = found.pop("models", models_of(*(network(i) for i in range(4))))
+    return {step.action: step.reason for step in advise(models, **found)}
+
+
+def errors(share: float) -> torch.Tensor:
+    """So many wrong of N."""
+    return (torch.arange(N) < round(share * N)).double()
+
+
+def merging(chosen: str = MERGED, examples: int = N, **shares: float) -> Merging:
+    error = {SINGLE: errors(0.1)} | {name: errors(share) for name, share in shares.items()}
+    error = {name: each[:: N // examples] for name, each in error.items()}
+    return Merging("classification", ("a", "b", "c", "d"), "a", error, error, chosen, {}, "jointly", 50)
+
+
+def test_merging_is_advised_by_the_margin():
+    assert (
+        "in one order of units"
+        in actions(merging=merging(**{MEAN: 0.8, MERGED: 0.1}))["Merge after alignment"]
+    )
+    found = actions(merging=merging(MEAN, **{MEAN: 0.1, MERGED: 0.3}))
+    assert "no alignment is needed" in found["Average them as they are"]
+    assert "20.00 points" in actions(merging=merging(**{MEAN: 0.8, MERGED: 0.3}))["Do not average them"]
+
+
+def test_an_open_verdict_asks_for_more_examples():
+    found = actions(merging=merging(examples=40, **{MEAN: 0.8, MERGED: 0.1}))
+    assert "in the scoring half would decide it" in found["Collect more examples"]
+    assert "40 examples" in found["Collect more examples"]
+    assert "Merge after alignment" not in found
+
+
+def test_batch_norm_is_recalibrated_where_that_helps():
+    helps = merging(**{MEAN: 0.8, MERGED: 0.1, MERGED + STALE: 0.7})
+    assert "from 0.7 (" in actions(merging=helps)["Recalibrate BatchNorm after averaging"]
+    idle = merging(**{MEAN: 0.8, MERGED: 0.1, MERGED + STALE: 0.11})
+    assert "Recalibrate BatchNorm after averaging" not in actions(merging=idle)
+
+
+def ensemble(differ: float, gain: Interval, ece: float = 0.0) -> Ensemble:
+    scores = {"ECE": {"ensemble": Interval(ece)}}
+    return Ensemble(
+        "classification", ("a", "b"), scores, torch.zeros(2, dtype=torch.float64),
+        {"disagreement": Interval(differ)}, gain, {"ensemble": 1.7}, N,
+    )  # fmt: skip
+
+
+def test_an_ensemble_is_kept_where_it_is_better():
+    better = Interval(0.02, 0.01, 0.03)
+    assert (
+        "2.00 (1.00 to 3.00) points less"
+        in actions(ensemble=ensemble(0.1, better))["Keep them as an ensemble"]
+    )
+    both = actions(ensemble=ensemble(0.1, better), merging=merging(**{MEAN: 0.8, MERGED: 0.1}))
+    assert "Keep the ensemble where the cost allows" in both
+    assert "Keep them as an ensemble" not in actions(ensemble=ensemble(0.1, Interval(0.02, -0.01, 0.03)))
+    assert "0.1 % of the examples" in actions(ensemble=ensemble(0.001, better))["Keep one of them"]
+
+
+def test_temperatures_masses_and_files():
+    assert "1.7" in actions(ensemble=ensemble(0.1, Interval(0.0), ece=0.2))["Fit a temperature"]
+    assert "Fit a temperature" not in actions(ensemble=ensemble(0.1, Interval(0.0), ece=0.01))
+    ones = torch.ones(4, dtype=torch.float64)
+    heavy = Mass(("a", "b", "c", "d"), 1.2 * ones, ones, ("homogeneous",), ())
+    assert "20 % above" in actions(mass=heavy)["Take scales out before weights are compared"]
+    assert actions(mass=replace(heavy, mass=1.01 * ones)) == {
+        "Nothing": "no rule of this report calls for a step."
+    }
+    models = replace(
+        models_of(*[network(0)] * 4),
+        refused=(Refused("x.pt", "is empty"),),
+        notes=("b: holds the same weights as a",),
+    )
+    found = actions(models=models)
+    assert "x.pt" in found["Look at the refused files"]
+    assert "1 file holds" in found["Take duplicates out"]
+
+
+@pytest.mark.parametrize(("n", "told"), [(1, True), (3, True), (4, False)])
+def test_few_networks_are_too_few(n, told):
+    assert ("Add networks" in actions(models=models_of(*[network(0)] * n))) is told
+
+
+def test_permuted_copies_are_found():
+    pairs = torch.tensor([[0, 1], [0, 2]])
+    before, after = torch.tensor([1.2, 1.3]).double(), torch.tensor([1e-9, 0.9]).double()
+    found = actions(alignment=Alignment(("a", "b", "c"), pairs, (), (), "jointly", "weights", before, after))
+    assert "in 1 pair matching" in found["Count permuted copies once"]
