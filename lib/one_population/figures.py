@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from lib.drawing import curve, dot, key, legend_above, logarithmic, rows, said, signs, student
 from lib.intervals import jackknife
@@ -80,27 +81,33 @@ def predictions(losses: Mapping[str, Losses]) -> Shown:
 @style()
 def coefficients(local: Local, moved: Local) -> Shown:
     """Local coefficients against the curvature's trace, and those of permuted copies against the networks' own."""
-    fig, (left, right) = figure(8.4, 3.4, columns=2)
     ok, few = local.sound, len(moved.value)
+    both = ok[:few] & moved.sound
+    own, copy = local.value[:few][both], moved.value[both]
+    fig, (left, right) = figure(8.4, 3.4, columns=2)
     left.errorbar(
         local.sharpness[ok], local.value[ok], local.error[ok], fmt="o", color=COLOURS[0], ms=4.5, lw=1.2
     )
     left.set(xlabel="trace of the curvature (narrow →)", ylabel="local coefficient")
-    both = ok[:few] & moved.sound
-    own, copy = local.value[:few][both], moved.value[both]
-    ends = [min(own.min(), copy.min()) - 1, max(own.max(), copy.max()) + 1]
-    right.plot(ends, ends, color=INK, lw=1, ls="--", zorder=0)
+    right.axline((0, 0), slope=1, color=INK, lw=1, ls="--", zorder=0)
     right.errorbar(
         own, copy, moved.error[both], local.error[:few][both], fmt="s", color=COLOURS[1], ms=4.5, lw=1.2
     )
-    right.set(xlabel="of the network", ylabel="of its permuted copy", xlim=ends, ylim=ends)
+    right.set(xlabel="of the network", ylabel="of its permuted copy")
+    if len(own):
+        ends = [min(own.min(), copy.min()) - 1, max(own.max(), copy.max()) + 1]
+        right.set(xlim=ends, ylim=ends)
     return show(
         fig,
-        f"Left: local coefficients of {int(ok.sum())} networks, {local.value[ok].min():.1f} to {local.value[ok].max():.1f}, against the trace "
-        f"of the curvature, {local.sharpness[ok].min():.2f} to {local.sharpness[ok].max():.2f}. Right: coefficients of {int(both.sum())} "
-        f"permuted copies against those of the networks, mean difference {np.mean(copy - own):.2f}, around the diagonal.",
-        "Bars: one standard error from the spread of four chains. On the dashed line both agree.",
+        f"Left: local coefficients of {int(ok.sum())} networks{_ends(local.value[ok])}, against the trace of the curvature"
+        f"{_ends(local.sharpness[ok])}. Right: coefficients of {len(own)} permuted copies{_ends(copy)}, against those of the "
+        f"networks{_ends(own)}, around the diagonal.",
+        "Bars: one standard error from the spread of four chains; refused chains are left out. On the dashed line both agree.",
     )
+
+
+def _ends(values: Float[np.ndarray, " R"]) -> str:
+    return f", {values.min():.2f} to {values.max():.2f}" if len(values) else ""
 
 
 @style()

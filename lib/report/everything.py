@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lib.report import assess, data_source, outputs
+from lib.report import assess, data_source, fitting, outputs
 from lib.report.advice import Advice, advise
 from lib.report.checkpoints import Models
 from lib.report.data_source import DataProblem, Halves, Source
@@ -124,14 +124,14 @@ def _example(
     if isinstance(source, Source):
         try:
             example = source.example
-            outputs.check(models.net, models.params, Halves(source.task, *[_two(source, example)] * 2))
+            fitting.check(models.net, models.params, Halves(source.task, *[_two(source, example)] * 2))
             return example.to(device), ""
         except DataProblem as why:
             problem = str(why)
-            if outputs.accepts(models.net, example := source.example.to(device)):
+            if fitting.accepts(models.net, example := source.example.to(device)):
                 return example, problem
     try:
-        return outputs.example_for(models.net, shape, device), problem
+        return fitting.example_for(models.net, shape, device), problem
     except DataProblem as why:
         return None, f"{problem} {why}"
 
@@ -145,7 +145,7 @@ def _two(source: Source, example: Tensor) -> data_source.Examples:
 
 def _halves(models: Models, source: Source, chosen: Plan, seed: int) -> Halves:
     halves = data_source.draw(source, chosen.examples, seed=seed)
-    outputs.check(models.net, models.params, halves)
+    fitting.check(models.net, models.params, halves)
     return halves
 
 

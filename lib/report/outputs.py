@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lib.device import one_thread
 from lib.params import Params, member, population_size
 from lib.report.checkpoints import Models
-from lib.report.data_source import DataProblem, Halves
+from lib.report.data_source import Halves
 
 BATCH = 512 << 20  # bytes of inputs and activations aimed at in one pass
 SMALL = 1e8  # weights times examples
@@ -175,90 +175,3 @@ def _watching(net: nn.Module) -> Iterator[dict[str, int]]:
         for name, layer in layers.items():
             layer.momentum = moments[name]
         net.train(was)
-
-
-def check(net: nn.Module, params: Mapping[str, Tensor], data: Halves) -> int:
-    """How many numbers the networks put out for an example of ``data``.
-
-    Raises DataProblem, with both shapes, where network and data do not fit: inputs, outputs, or labels.
-    """
-    shape = tuple(data.example.shape[1:])
-    try:
-        with torch.no_grad():
-            found = functional_call(
-                net.eval(), member(params, 0), (data.example.to(next(iter(params.values())).device),)
-            )
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise DataProblem(
-            f"the network refuses inputs of shape {shape}; {first_layer(net)}. Give inputs of its shape. (torch: {text:.160})"
-        ) from None
-    if not isinstance(found, Tensor) or found.ndim != 2:
-        kind = (
-            f"a tensor of shape {tuple(found.shape)}"
-            if isinstance(found, Tensor)
-            else f"a {type(found).__name__}"
-        )
-        raise DataProblem(
-            f"the network returns {kind} for {len(data.example)} inputs: the report reads one tensor (examples, outputs). Wrap it."
-        )
-    targets, width = torch.cat([data.calibration.targets, data.scoring.targets]), found.shape[1]
-    if data.task == "classification":
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= width:
-            raise DataProblem(
-                f"labels run from {low} to {high}, but the network has {width} outputs, for labels 0 to {width - 1}: number the "
-                "classes as in training."
-            )
-    elif targets[0].numel() != width:
-        raise DataProblem(
-            f"there are {targets[0].numel()} targets an example, but the network has {width} outputs."
-        )
-    return width
-
-
-def first_layer(net: nn.Module) -> str:
-    """What the first layer with weights takes, in words."""
-    for name, layer in net.named_modules():
-        if isinstance(layer, nn.Linear):
-            return f"its first layer, {name!r} (Linear), takes {layer.in_features} features on the last axis"
-        if isinstance(layer, nn.modules.conv._ConvNd):
-            return f"its first layer, {name!r} ({type(layer).__name__}), takes {layer.in_channels} channels on the first axis"
-    return "none of its layers says what it takes"
-
-
-def accepts(net: nn.Module, x: Shaped[Tensor, "k ..."]) -> bool:
-    """Whether these inputs pass through the network."""
-    try:
-        with torch.no_grad():
-            net.eval()(x)
-    except Exception:  # whatever a network makes of inputs that are not its own
-        return False
-    return True
-
-
-def example_for(
-    net: nn.Module, shape: tuple[int, ...] | None = None, device: torch.device | None = None
-) -> Float[Tensor, "2 ..."]:
-    """Two random inputs that the network takes, where no data say which: by ``shape``, or guessed from its first layer.
-
-    Raises DataProblem where no guess passes through.
-    """
-    generator = torch.Generator().manual_seed(0)
-    for guess in [shape] if shape else _guesses(net):
-        x = torch.randn(2, *guess, generator=generator).to(device)
-        if accepts(net, x):
-            return x
-    raise DataProblem(
-        f"No input passes through the network: {first_layer(net)}. Name the shape of one input, say --input-shape 3,32,32."
-    )
-
-
-def _guesses(net: nn.Module) -> list[tuple[int, ...]]:
-    for layer in net.modules():
-        if isinstance(layer, nn.Linear):
-            return [(layer.in_features,)]
-        if isinstance(layer, nn.modules.conv._ConvNd):
-            axes = len(layer.kernel_size)
-            return [(layer.in_channels, *[size] * axes) for size in (32, 28, 64, 224)]
-    return []

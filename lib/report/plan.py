@@ -24,6 +24,7 @@ WEIGHT = 8e-9  # seconds a weight and pass: mixed, copied, read
 MATCHING = 2e10  # operations a second in tables of worths
 CUBIC = 2e-9  # seconds a cubed unit of an assignment problem
 SWEEPS = 3
+LEAST_MATCHING = 0.01  # seconds
 MEMORY = 1 << 30  # bytes of activations while statistics are read
 WANTED, ENOUGH, LEAST = (
     4000,
@@ -106,7 +107,7 @@ def cost(net: nn.Module, example: Shaped[Tensor, "k ..."], symmetries: Symmetrie
 
 def matching(symmetries: Symmetries) -> float:
     """Seconds that bringing one network into the order of another should take."""
-    total = 1e-3
+    total = LEAST_MATCHING
     for group in symmetries.permutations:
         owned = sum(math.prod(symmetries.shapes[place.name]) for place in group.places)
         total += SWEEPS * (2 * group.size * owned / MATCHING + CUBIC * group.size**3)
@@ -125,7 +126,8 @@ def plan(
     one = cost(net, example, symmetries)
     wanted = min(count, WANTED if examples is None else examples)
     needed = min(wanted, ENOUGH) if examples is None else wanted
-    joint = n > 2 and 4 * n * one.matching <= SECONDS / 2  # two networks have one pair
+    pairs = n * (n - 1) // 2
+    joint = n > 2 and (pairs + 4 * n) * one.matching <= SECONDS / 2  # two networks have one pair
     found = Plan(wanted, joint=joint)
     for every, points in LINES:
         pairs = n * (n - 1) // 2 if every else n - 1

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import torch
 from jaxtyping import Float64, Int64, Shaped
 from torch import Tensor, nn
 
-from lib.matching import match, match_activations_pairs, match_many
+from lib.matching import match, match_activations_pairs, match_many, objective
 from lib.matching.units import compared
 from lib.params import Params, member
 from lib.report.checkpoints import Models
 from lib.report.intervals import Interval, over_networks, over_pairs
 from lib.report.outputs import one_by_one
-from lib.symmetry import Symmetries, UnsupportedNetwork, min_mass, permute
+from lib.symmetry import Symmetries, UnsupportedNetwork, identity, inverse, min_mass, permute
 from lib.symmetry import mass as mass_of
 from lib.table import Table
 from lib.unit_norm.diagnosis import Diagnosis, diagnose
@@ -197,12 +198,35 @@ def align(
         found = match_activations_pairs(models.net, models.params, pairs, symmetries, x)
         perms = tuple(perm.cpu() for perm in found.perms)
     if joint and inputs is None:
-        together, method = tuple(p.cpu() for p in match_many(models.params, symmetries).perms), "jointly"
+        every = len(pairs) == n * (n - 1) // 2
+        start = max(_stars(models, symmetries, pairs, perms), key=itemgetter(0))[1] if every else None
+        found = match_many(models.params, symmetries, start=start)
+        together, method = tuple(perm.cpu() for perm in found.perms), "jointly"
     else:
         together, method = _star(models, symmetries, pairs, perms), f"each to {models.names[0]}"
     before, after = _distances(models, symmetries, pairs, perms)
     by = WEIGHTS if inputs is None else ACTIVATIONS
     return Alignment(models.names, pairs, perms, together, method, by, before, after)
+
+
+def _stars(
+    models: Models, symmetries: Symmetries, pairs: Tensor, perms: tuple[Tensor, ...]
+) -> Iterator[tuple[float, tuple[Tensor, ...]]]:
+    """For each network as the reference: the joint objective, and the orders that bring all to it; ``pairs`` are all pairs.
+
+    ``match_many`` would match all pairs once more to find them.
+    """
+    n, device = len(models), next(iter(models.params.values())).device
+    place = {pair: k for k, pair in enumerate(map(tuple, pairs.tolist()))}
+    back = inverse(symmetries, perms)
+    still = identity(symmetries)
+    for r in range(n):
+        rows = [
+            still if j == r else [p[place[r, j]] for p in perms] if r < j else [p[place[j, r]] for p in back]
+            for j in range(n)
+        ]
+        star = tuple(torch.stack(group).to(device) for group in zip(*rows, strict=True))
+        yield objective(permute(models.params, symmetries, star), symmetries), star
 
 
 def _star(

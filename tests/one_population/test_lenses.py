@@ -327,5 +327,7 @@ def test_every_question_is_measured_and_every_picture_says_what_it_shows(lenses)
         figures.bounds(lenses.begun), figures.twins(lenses), figures.against(lenses.pairs[one.ALIGNED], lenses.distance),
     ]  # fmt: skip
     assert all(len(each.alt) > 80 for each in shown)
+    refused = replace(local, value=np.full(4, np.nan))  # the run goes on, and the page says so
+    assert "of 0 networks, against" in figures.coefficients(refused, refused).alt
     assert len(figures.table_rows([lenses])) == 2
     assert set(figures.numbers([lenses])[cell]) >= {"heat", "test loss", "refused chains"}

@@ -47,3 +47,23 @@ def write_digits(path: Path) -> Path:
     test = load("digits", "test")
     np.savez(path, inputs=test.inputs.numpy(), targets=test.targets.numpy())
     return path
+
+
+def convolutional() -> torch.nn.Sequential:
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2),
+    )  # fmt: skip
+
+
+def picture_folder(root: Path, each: int = 3, size: tuple[int, int] = (9, 7)) -> Path:
+    """Two classes, "cats" without red and "dogs" with much of it."""
+    from PIL import Image
+
+    for c, name in enumerate(("cats", "dogs")):
+        (root / name).mkdir(parents=True)
+        for i in range(each):
+            Image.new("RGB", size, (200 * c, 10 * i, 255)).save(root / name / f"{i}.png")
+    return root

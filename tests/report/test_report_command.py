@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from report_cases import build, digits, network, write_digits
+from report_cases import build, convolutional, digits, network, picture_folder, write_digits
 from safetensors.torch import load_file
 
 from lib.report.__main__ import main
@@ -64,6 +64,30 @@ def test_what_needs_no_data_is_reported_without_them(tmp_path, capsys):
     assert main([*asked, "--data", str(tmp_path / "nowhere.npz")]) == 0
     assert "there is no file or folder" in capsys.readouterr().out
     assert "there is no file or folder" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_pictures_and_batch_norm(tmp_path, capsys):
+    for i in range(2):
+        torch.manual_seed(i)
+        net = convolutional().train()
+        net(torch.rand(20, 3, 16, 16))  # its own statistics
+        torch.save(net.state_dict(), tmp_path / f"{i}.pt")
+    pictures = picture_folder(tmp_path / "pictures", each=6)
+    asked = [str(tmp_path), "--builder", "report_cases:convolutional", "--data", str(pictures)]
+    options = ["--image-size", "16", "--normalise", "imagenet", "--out", str(tmp_path / "r.html")]
+    assert main([*asked, *options]) == 0
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "resized to 16 x 16" in html
+    assert "ImageNet" in html
+    for kind in (
+        "as they are, recalibrated",
+        "matched by weights, recalibrated",
+        "matched by activations, recalibrated",
+    ):
+        assert f'<th scope="row">{kind}</th>' in html
+    assert "merged mean, statistics not read anew" in html
+    assert "12 examples were used" in html
+    assert "Not measured" not in html + capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

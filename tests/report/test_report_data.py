@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from report_cases import build, digits, models_of, network
+from report_cases import build, digits, models_of, network, picture_folder
 
-from lib.report import data_source, outputs
+from lib.report import data_source, fitting
 from lib.report.data_source import DataProblem
 
 
@@ -102,7 +102,7 @@ def test_network_and_data_must_fit():
         half = data_source.Examples(x, y)
         return data_source.Halves(task, half, half)
 
-    assert outputs.check(models.net, models.params, halves(inputs, targets)) == 10
+    assert fitting.check(models.net, models.params, halves(inputs, targets)) == 10
     for x, y, task, said in (
         (inputs[:, :8], targets, "classification", r"refuses inputs of shape \(8,\).*takes 64 features"),
         (inputs, targets + 1, "classification", "labels run from 1 to 10, but the network has 10 outputs"),
@@ -110,7 +110,11 @@ def test_network_and_data_must_fit():
         (inputs, targets.float(), "regression", "1 targets an example, but the network has 10 outputs"),
     ):
         with pytest.raises(DataProblem, match=said):
-            outputs.check(models.net, models.params, halves(x, y, task))
+            fitting.check(models.net, models.params, halves(x, y, task))
+
+    soft = torch.nn.Sequential(*build(), torch.nn.Softmax(1))
+    with pytest.raises(DataProblem, match="puts out probabilities"):
+        fitting.check(soft, models.params, halves(inputs, targets))
 
     class Two(torch.nn.Linear):
         def forward(self, x):
@@ -119,27 +123,17 @@ def test_network_and_data_must_fit():
     odd = Two(64, 10)
     own = {k: v[None] for k, v in odd.state_dict().items()}
     with pytest.raises(DataProblem, match="returns a tuple"):
-        outputs.check(odd, own, halves(inputs, targets))
+        fitting.check(odd, own, halves(inputs, targets))
 
 
 def test_a_shape_is_guessed_or_asked_for():
-    assert outputs.example_for(build()).shape == (2, 64)
+    assert fitting.example_for(build()).shape == (2, 64)
     picture = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 26**2, 2))
-    assert outputs.example_for(picture).shape == (2, 3, 28, 28)
-    assert outputs.example_for(build(), (5, 64)).shape == (2, 5, 64)
+    assert fitting.example_for(picture).shape == (2, 3, 28, 28)
+    assert fitting.example_for(build(), (5, 64)).shape == (2, 5, 64)
     odd = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 10**2, 2))
     with pytest.raises(DataProblem, match=r"'0' \(Conv2d\), takes 3 channels.*--input-shape"):
-        outputs.example_for(odd)
-
-
-def picture_folder(root, size=(9, 7)):
-    from PIL import Image
-
-    for c, name in enumerate(("cats", "dogs")):
-        (root / name).mkdir()
-        for i in range(3):
-            Image.new("RGB", size, (200 * c, 10 * i, 255)).save(root / name / f"{i}.png")
-    return root
+        fitting.example_for(odd)
 
 
 def test_a_folder_of_pictures(tmp_path):

@@ -7,6 +7,7 @@ from report_cases import build, digits, models_of, network, trained
 
 from lib import metrics
 from lib.connectivity import between, decompose, recalibrate
+from lib.matching import match_many
 from lib.networks import perceptron
 from lib.params import member, select
 from lib.population import evaluate
@@ -183,6 +184,13 @@ def test_batch_norm_has_lines_of_both_kinds(normed):
     } <= merged.error.keys()
     before = normed.params["1.running_mean"].mean(0)
     assert not torch.allclose(merged.merged["1.running_mean"], before)
+
+
+def test_the_joint_order_is_that_of_the_library(symmetries):
+    models = models_of(*(network(i) for i in range(5)))
+    reference = match_many(models.params, symmetries)
+    for ours, theirs in zip(assess.align(models, symmetries).together, reference.perms, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_a_star_of_pairs_gives_every_network_the_first_ones_order(symmetries, copies):
