@@ -67,7 +67,7 @@ def prove(root: Path = ROOT) -> int:
         counts["failed"] += 1
     reports = root / "_build" / "reports"
     reports.mkdir(parents=True, exist_ok=True)
-    tests = [sys.executable, "-m", "pytest", "--numprocesses=auto", "--dist=worksteal"]
+    tests = [sys.executable, "-m", "pytest", "--numprocesses=auto", "--dist=loadfile"]
     counts += counted(tests, reports / "tests.xml", root, os.environ)
     copies = [
         copy for chapter in chapters(root) if (copy := run.executed_copy(chapter, "quick", root)).is_file()

@@ -16,6 +16,7 @@ import runpy
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,20 @@ def statements_of(cell: CodeCell) -> list[ast.stmt]:
 def describe(reach: Reach) -> list[Any]:
     """The reached statements without comments and docstrings, what outside names mean, and the reached files' bytes."""
     return [
-        [[module, plain(statement)] for module, statement in reach.statements() if not is_text(statement)],
+        [
+            [module, _plain_statement(statement)]
+            for module, statement in reach.statements()
+            if not is_text(statement)
+        ],
         sorted(reach.bindings),
         sorted([path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in reach.files),
     ]
+
+
+@cache
+def _plain_statement(statement: ast.stmt) -> Any:
+    """``plain``, once for every chapter that reaches the statement."""
+    return plain(statement)
 
 
 def plain(node: Any) -> Any:

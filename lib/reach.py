@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -144,6 +145,19 @@ def local_names(function: ast.AST, body: Iterable[ast.AST]) -> frozenset[str]:
     return frozenset(local - shared)
 
 
+@cache
+def _parsed(name: str, is_package: bool, path: Path, changed_at: int) -> Module:
+    """A module as it stands; chapters share most of what they reach."""
+    return Module(name, is_package, ast.parse(path.read_text(encoding="utf-8")).body)
+
+
+@cache
+def _uses(statement: ast.stmt) -> tuple[tuple[Use, ...], tuple[str, ...]]:
+    """What a top-level statement uses, and the strings in it."""
+    nodes = (node for node in ast.walk(statement) if isinstance(node, ast.Constant))
+    return tuple(uses(statement)), tuple(node.value for node in nodes if isinstance(node.value, str))
+
+
 class Reach:
     """Everything that the followed uses reach: statements by module, outside names, files of the package, strings."""
 
@@ -186,8 +200,7 @@ class Reach:
             path = path / "__init__.py" if is_package else path.with_suffix(".py")
             if not path.is_file():
                 return None
-            statements = ast.parse(path.read_text(encoding="utf-8")).body
-            self.modules[name] = Module(name, is_package, statements)
+            self.modules[name] = _parsed(name, is_package, path, path.stat().st_mtime_ns)
         return self.modules[name]
 
     def _enter(self, module: Module) -> None:
@@ -217,12 +230,11 @@ class Reach:
         if i in self.reached[module.name]:
             return
         self.reached[module.name].add(i)
-        statement = module.statements[i]
-        for name, attributes in uses(statement):
+        used, strings = _uses(module.statements[i])
+        for name, attributes in used:
             self._name(module, name, attributes)
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                self._string(node.value)
+        for value in strings:
+            self._string(value)
 
     def _string(self, value: str) -> None:
         self.strings.add(value)

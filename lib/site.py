@@ -15,6 +15,7 @@ from lib.chapter import ROOT
 from lib.env import lock_digest, replace_text
 
 ARCHIVE = "symmetry-in-weight-space"
+PAGES = (".md", ".ipynb")
 
 
 class SiteFailed(Exception):
@@ -24,34 +25,80 @@ class SiteFailed(Exception):
 def build(source: Path, html: Path, root: Path = ROOT) -> bool:
     """Build ``source`` into ``html`` with every warning an error; returns False where nothing had changed.
 
-    A page that left the book leaves no file behind: the site is built beside the old one and takes its place when
-    it is complete. Raises SiteFailed, and leaves the old site as it is, where Sphinx warns.
+    Beside the old site, which the new one replaces when it is complete: SiteFailed is raised, and the old site stays as it is, where Sphinx
+    warns. Where only pages' contents changed, Sphinx goes on from a copy of the last site, which had no warning, and reads
+    those pages alone; if that moves anything that other pages may refer to, everything is read again.
     """
-    stamp = html.with_name("site.key")
-    key = site_key(source, root)
-    if (html / "index.html").is_file() and stamp.is_file() and stamp.read_text(encoding="utf-8") == key:
+    stamp, doctrees = html.with_name("site.key"), html.with_name("doctrees")
+    key, frame = site_key(source, root), frame_key(source, root)
+    last = (
+        stamp.read_text(encoding="utf-8").split()
+        if stamp.is_file() and (html / "index.html").is_file()
+        else []
+    )
+    if last[:1] == [key]:
         return False
     print("pages: building", flush=True)
-    after, doctrees = html.with_name("html.next"), html.with_name("doctrees")
-    for stale in (after, doctrees):  # a cached page would not repeat its warnings
-        shutil.rmtree(stale, ignore_errors=True)
+    after, cache = html.with_name("html.next"), html.with_name("doctrees.next")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     configure = ["-c", "from jupyter_book.cli.main import main; main()", "config", "sphinx", str(source)]
-    sphinx = ["-m", "sphinx", "-n", "-W", "--keep-going", "-q", "-b", "html", "-d", str(doctrees)]
     made = subprocess.run([sys.executable, *configure], env=environment, capture_output=True, text=True)
     if made.returncode:
         raise SiteFailed(f"{made.stdout}{made.stderr}\n_config.yml or _toc.yml cannot be read; see above.")
-    if subprocess.run([sys.executable, *sphinx, str(source), str(after)], env=environment).returncode:
+    sphinx = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-n",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-b",
+        "html",
+        "-d",
+        str(cache),
+    ]
+
+    def render(go_on: bool) -> bool:
+        for old, new in ((html, after), (doctrees, cache)):
+            shutil.rmtree(new, ignore_errors=True)
+            if go_on:
+                shutil.copytree(old, new)
+        return subprocess.run([*sphinx, str(source), str(after)], env=environment).returncode == 0
+
+    go_on = last[1:] == [frame] and doctrees.is_dir()
+    sound = render(go_on)
+    if sound and go_on and targets(after) != targets(html):
+        sound = render(False)
+    if not sound:
         raise SiteFailed(f"the pages have warnings, see above. As far as they came: {after}")
-    before = html.with_name("html.before")
-    shutil.rmtree(before, ignore_errors=True)
     stamp.unlink(missing_ok=True)
-    if html.exists():
-        html.replace(before)
-    after.replace(html)
-    shutil.rmtree(before, ignore_errors=True)
-    replace_text(stamp, key)
+    for old, new in ((html, after), (doctrees, cache)):
+        before = old.with_name(f"{old.name}.before")
+        shutil.rmtree(before, ignore_errors=True)
+        if old.exists():
+            old.replace(before)
+        new.replace(old)
+        shutil.rmtree(before, ignore_errors=True)
+    replace_text(stamp, f"{key} {frame}")
     return True
+
+
+def targets(html: Path) -> bytes:
+    """Everything on the site that a page can refer to, with the titles that the contents list: Sphinx's inventory."""
+    return (html / "objects.inv").read_bytes()
+
+
+def frame_key(source: Path, root: Path) -> str:
+    """sha256 of what concerns every page: which pages there are, and all that is none (configuration, styles, scripts, the lock)."""
+    content = hashlib.sha256(lock_digest(root / "requirements.txt").encode())
+    files = [path for path in sorted(source.rglob("*")) if path.is_file() and path != source / "conf.py"]
+    for path in files:
+        page = path.suffix in PAGES
+        content.update(
+            f"\0{path.relative_to(source).as_posix()}\0".encode() + (b"" if page else path.read_bytes())
+        )
+    return content.hexdigest()
 
 
 def site_key(source: Path, root: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import copy
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,16 +46,18 @@ def stage(
 ) -> Path:
     """Make the folder ``target`` anew from the sources, the executed copies and the fragments; returns it.
 
-    Raises NotExecuted for a chapter whose executed copy is missing or has other code.
+    A file that says what it said before keeps its time, by which Sphinx knows what to read again. Raises NotExecuted for a chapter
+    whose executed copy is missing or has other code; the folder then stays as it was.
     """
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
+    new = target.with_name(f"{target.name}.next")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
     for path in (path for pattern in PAGES for path in sorted(root.glob(pattern))):
         if path.is_dir():
             unwanted = shutil.ignore_patterns(".*", "__pycache__")
-            shutil.copytree(path, target / path.name, ignore=unwanted)
+            shutil.copytree(path, new / path.name, ignore=unwanted)
         else:
-            shutil.copy2(path, target)
+            shutil.copy2(path, new)
     for chapter in chapters(root):
         executed = executed_copy(chapter, profile, root)
         if not executed.is_file():
@@ -65,13 +68,26 @@ def stage(
             merged = merge(chapter.read(), json.loads(executed.read_text(encoding="utf-8")))
         except NotExecuted as problem:
             raise NotExecuted(f"{chapter.name}: {problem}") from None
-        page = target / "chapters" / chapter.path.name
+        page = new / "chapters" / chapter.path.name
         page.write_text(json.dumps(merged, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    generated = target / "generated"
+    generated = new / "generated"
     generated.mkdir()
     for name, markdown in (fragments() if make is None else make).items():
         (generated / f"{name}.md").write_text(markdown(), encoding="utf-8")
+    keep_times(target, new)
+    shutil.rmtree(target, ignore_errors=True)
+    new.replace(target)
     return target
+
+
+def keep_times(old: Path, new: Path) -> None:
+    """Give every file of ``new`` that has an equal one in ``old`` that one's time; all others are of now."""
+    for path in (path for path in new.rglob("*") if path.is_file()):
+        before = old / path.relative_to(new)
+        if before.is_file() and before.read_bytes() == path.read_bytes():
+            shutil.copystat(before, path)
+        else:
+            os.utime(path)
 
 
 def merge(source: Mapping[str, Any], executed: Mapping[str, Any]) -> dict[str, Any]:

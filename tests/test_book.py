@@ -88,6 +88,34 @@ def test_prose_and_comments_are_rendered_anew_without_executing(checkout):
     assert (checkout.root / "_build" / "executed" / "quick" / "01-planted.ipynb").stat().st_mtime_ns == before
 
 
+def test_an_edited_page_alone_is_read_again_and_what_it_takes_from_others_is_noticed(checkout):
+    """The other page's tree stays the same file; but a target that goes, or a title that changes, concerns every page."""
+    trees = checkout.root / "_build" / "doctrees" / "chapters"
+
+    def built(text: str):
+        checkout.write("chapters/extra.md", text)
+        done = checkout.python("lib.book", "build")
+        return done, (trees / "01-planted.doctree").stat().st_mtime_ns
+
+    checkout.change("chapters/01-planted.ipynb", "Second prose.", "Second prose. {ref}`to-extra`")
+    first, before = built("(to-extra)=\n# Extra page\n")
+    assert first.returncode == 0, first.stdout
+    second, after = built("(to-extra)=\n# Extra page\n\nOne more sentence.\n")
+    assert second.returncode == 0, second.stdout
+    assert "One more sentence." in page(checkout, "chapters/extra")
+    assert after == before
+    third, after = built("(to-extra)=\n# Extra page, renamed\n")
+    assert third.returncode == 0, third.stdout
+    assert after > before
+    assert "Extra page, renamed" in page(checkout)
+    lost, _ = built("# Extra page, renamed\n")
+    assert lost.returncode == 1
+    assert "undefined label: 'to-extra'" in lost.stdout
+    checkout.change("chapters/01-planted.ipynb", " {ref}`to-extra`", "")
+    again, _ = built("# Extra page\n")
+    assert again.returncode == 0, again.stdout
+
+
 def test_a_warning_fails_the_build_each_time_and_keeps_the_last_good_site(checkout):
     checkout.change("chapters/01-planted.ipynb", "Second prose.", "Prose with {doc}`nowhere`.")
     for _ in range(2):

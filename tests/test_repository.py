@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -96,3 +97,18 @@ def test_every_summary_leads_back_and_on():
         (summary,) = [cell for cell in cells if cell.startswith("## Summary")]
         for other in filter(None, (before, after)):
             assert f"{{doc}}`{other}`" in summary, f"{chapter.stem} does not lead to {other}"
+
+
+def test_no_label_is_given_twice():
+    """Sphinx would say so at the end of a build; this says so in a second."""
+    given = re.compile(r"^(?::label: (?P<block>\S+)|\((?P<target>[\w-]+)\)=)\s*$", re.MULTILINE)
+    seen: dict[str, str] = {}
+    for path in [*(ROOT / "chapters").glob("*.md"), *(ROOT / "chapters").glob("*.ipynb")]:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".ipynb":
+            cells = json.loads(text)["cells"]
+            text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        for match in given.finditer(text):
+            label = match["block"] or match["target"]
+            assert label not in seen, f"{label} is given in {seen[label]} and in {path.name}"
+            seen[label] = path.name

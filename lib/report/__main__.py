@@ -44,16 +44,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{time.perf_counter() - started:5.0f} s  {part} …", file=sys.stderr, flush=True
         ),
     )
-    command = f"python -m lib.report {shlex.join(arguments if arguments is not None else sys.argv[1:])}"
-    written = write(
-        asked.out, page(found, title=f"{len(models)} networks: {type(models.net).__name__}", how=command)
-    )
     for line in summary(found):
         print(line)
     if asked.merged:
         print(_saved(found, asked.merged))
+    command = f"python -m lib.report {shlex.join(arguments if arguments is not None else sys.argv[1:])}"
+    html = page(found, title=f"{len(models)} networks: {type(models.net).__name__}", how=command)
+    try:
+        written = write(asked.out, html)
+    except OSError as problem:
+        print(
+            f"the report cannot be written to {asked.out} ({problem}): name another --out.", file=sys.stderr
+        )
+        return 1
     print(f"The report ({time.perf_counter() - started:.0f} s): {written}")
-    return 0
+    return int(found.empty)
 
 
 def summary(found: Report) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lib.report.barriers import Barriers
@@ -25,6 +25,7 @@ from lib.report.verdicts import (
     gains,
     mergeable,
 )
+from lib.table import Table
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ def advise(
             Advice("Add networks", f"{len(models)} of them {'is' if len(models) == 1 else 'are'} too few: pairs need two, intervals over networks {NETWORKS}.")
         )  # fmt: skip
     return tuple(found) or (Advice("Nothing", "no rule of this report calls for a step."),)
+
+
+def table(steps: Sequence[Advice]) -> Table:
+    """A row a step."""
+    return Table(("step", "because"), [(each.action, each.reason) for each in steps], "What to do next")
 
 
 def _of_files(models: Models, alignment: Alignment | None) -> Iterator[Advice]:
@@ -141,6 +147,13 @@ def _how_many(found: Merging) -> str:
 
 
 def _of_ensemble(found: Ensemble, merging: Merging | None) -> Iterator[Advice]:
+    if float(found.alone.mean()) >= found.chance:
+        scale, form = (100, ".2f") if found.task == "classification" else (1, ".4g")
+        yield Advice(
+            "Check labels and preprocessing",
+            f"a single network errs {scale * float(found.alone.mean()):{form}}, and to answer the same every time would err "
+            f"{scale * found.chance:{form}}: nothing that is measured on these examples means much.",
+        )
     unit = "points" if found.task == "classification" else "% of the squared error"
     differ = next(iter(found.diversity.values()), None)
     if found.task == "classification" and differ is not None and differ.value < ALIKE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,8 +15,9 @@ from lib.connectivity.decomposition import aligned as remedied
 from lib.params import Params, member
 from lib.report.checkpoints import Models
 from lib.report.data_source import Examples, Halves
+from lib.report.finding import Finding
 from lib.report.intervals import Interval, over_pairs
-from lib.report.outputs import norms, outputs, recalibrated, score
+from lib.report.outputs import norms, one_by_one, outputs, recalibrated, score
 from lib.report.structure import Alignment
 from lib.symmetry import Symmetries
 from lib.table import Table
@@ -26,13 +27,14 @@ AGAIN = ", recalibrated"
 ORDER = "permutation, then rescaling, then statistics"
 
 
-@dataclass(frozen=True, eq=False)
-class Barriers:
+@dataclass(frozen=True, eq=False, repr=False)
+class Barriers(Finding):
     """Lines of K pairs of n networks, by kind: "as they are", "matched by weights" (or "by activations"), each with BatchNorm also
     ", recalibrated".
 
     kinds   each kind's lines: loss, and error (a share; in regression the root mean squared error), (K, points)
-    parts   of the loss barrier of the first pairs, in the order of ``ORDER``; None where there are no symmetries
+    parts   of the loss barrier of the first pairs, in the order of ``ORDER``; None where there are no symmetries, or for the reason
+            in ``why_whole``
     every   whether all pairs were measured; else each with the first network
     norms   whether the network has BatchNorm with running statistics
     """
@@ -42,6 +44,7 @@ class Barriers:
     pairs: Int64[Tensor, "K 2"]
     kinds: Mapping[str, Lines]
     parts: Parts | None
+    why_whole: str
     examples: int
     calibration: int
     norms: bool
@@ -128,11 +131,14 @@ def barriers(
             for name, line in lines.between(member(models.params, i), second, (i, j)).items():
                 found.setdefault(kind + name, []).append(line)
     kinds = {kind: _stacked(alphas, each) for kind, each in found.items()}
-    parts = None
+    parts, why = None, ""
     if symmetries is not None and parted:
-        parts = _parts(lines, symmetries, pairs[:parted], kinds[PLAIN].barrier()[:parted])
+        try:
+            parts = _parts(lines, symmetries, pairs[:parted], kinds[PLAIN].barrier()[:parted])
+        except (ValueError, RuntimeError) as problem:  # an architecture whose statistics cannot be mended
+            why = str(problem)
     return Barriers(
-        data.task, models.names, pairs, kinds, parts, len(data.scoring), len(lines.statistics), lines.norms, every
+        data.task, models.names, pairs, kinds, parts, why, len(data.scoring), len(lines.statistics), lines.norms, every
     )  # fmt: skip
 
 
@@ -160,16 +166,32 @@ class _Lines:
             self.ends[i] = self.at(member(self.models.params, i))
         return self.ends[i]
 
-    def between(self, first: Params, second: Params, ends: tuple[int, int]) -> dict[str, Tensor]:
-        """(points, 2) loss and error by kind of statistics."""
-        values: dict[str, list[tuple[float, float]]] = {"": [], **({AGAIN: []} if self.norms else {})}
+    def between(
+        self, first: Params, second: Params, ends: tuple[int, int], *, anew: bool = True
+    ) -> dict[str, Tensor]:
+        """(points, 2) loss and error: with statistics mixed like weights, and, with ``anew``, read anew where there are any."""
+        ways: dict[str, Callable[[Params], Params]] = {"": lambda middle: middle}
+        if anew and self.norms:
+            ways[AGAIN] = lambda middle: recalibrated(self.models.net, middle, self.statistics)
+        values: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         for alpha in self.alphas[1:-1].tolist():
             middle = mixed(first, second, alpha)
-            values[""].append(self.at(middle))
-            if self.norms:
-                values[AGAIN].append(self.at(recalibrated(self.models.net, middle, self.statistics)))
+            for name, way in ways.items():
+                values[name].append(self.at(way(middle)))
+        return {name: self.line(inner, ends) for name, inner in values.items()}
+
+    def mended(self, first: Params, second: Params, ends: tuple[int, int]) -> Float64[Tensor, "points 2"]:
+        """The same with the statistics of hidden units set to those of the ends' mixture, by REPAIR."""
+        both = {name: torch.stack([t, second[name]]) for name, t in first.items()}
+        device, inner = next(iter(first.values())).device, self.alphas[1:-1].float()
+        weights = torch.stack([1 - inner, inner], 1)[None].to(device)
+        index = torch.tensor([[0, 1]], device=device)
+        found = mend(self.models.net, both, index, weights, self.statistics)
+        return self.line([self.at(each) for each in one_by_one(found)], ends)
+
+    def line(self, inner: list[tuple[float, float]], ends: tuple[int, int]) -> Float64[Tensor, "points 2"]:
         a, b = (self.end(i) for i in ends)
-        return {name: torch.tensor([a, *inner, b], dtype=torch.float64) for name, inner in values.items()}
+        return torch.tensor([a, *inner, b], dtype=torch.float64)
 
 
 def mixed(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float) -> Params:
@@ -187,26 +209,14 @@ def _stacked(alphas: Tensor, lines: list[Tensor]) -> Lines:
 def _parts(lines: _Lines, symmetries: Symmetries, pairs: Tensor, plain: Tensor) -> Parts:
     """As ``lib.connectivity.decompose``, for either task, a pair at a time."""
     stages: list[list[Tensor]] = []
-    net, params = lines.models.net, lines.models.params
     for i, j in pairs.tolist():
-        first, second = ({name: t[k : k + 1] for name, t in params.items()} for k in (i, j))
+        first, second = ({name: t[k : k + 1] for name, t in lines.models.params.items()} for k in (i, j))
         permuted, rescaled = (_single(each) for each in remedied(symmetries, first, second))
-        one = _single(first)
-        found = [lines.between(one, permuted, (i, j))[""]]
-        found.append(found[0] if not symmetries.scales else lines.between(one, rescaled, (i, j))[""])
-        inner = []
-        for alpha in lines.alphas[1:-1].tolist():
-            if lines.norms:
-                middle = recalibrated(net, mixed(one, rescaled, alpha), lines.statistics)
-            else:
-                both = {name: torch.stack([one[name], rescaled[name]]) for name in one}
-                weights = torch.tensor([[[1 - alpha, alpha]]], device=next(iter(one.values())).device)
-                middle = _single(
-                    mend(net, both, torch.tensor([[0, 1]]).to(weights.device), weights, lines.statistics)
-                )
-            inner.append(lines.at(middle))
-        found.append(torch.tensor([lines.end(i), *inner, lines.end(j)], dtype=torch.float64))
-        stages.append([_stacked(lines.alphas, [line]).barrier()[0] for line in found])
+        one, ends = _single(first), (i, j)
+        moved = lines.between(one, permuted, ends, anew=False)[""]
+        scaled = lines.between(one, rescaled, ends)
+        mended = scaled[AGAIN] if lines.norms else lines.mended(one, rescaled, ends)
+        stages.append([_stacked(lines.alphas, [line]).barrier()[0] for line in (moved, scaled[""], mended)])
     permuted, rescaled, mended = (torch.stack(stage) for stage in zip(*stages, strict=True))
     return Parts(plain, permuted, rescaled, mended)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lib.params import Params, params_of
 from lib.report.files import SUFFIXES, Unreadable, tensors_of
+from lib.report.finding import Finding
 from lib.table import Table
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # DataParallel, torch.compile, Lightning
@@ -33,8 +34,8 @@ class Refused:
         return f"{self.name} {self.reason}"
 
 
-@dataclass(frozen=True, eq=False)
-class Models:
+@dataclass(frozen=True, eq=False, repr=False)
+class Models(Finding):
     """n networks of one architecture, in the order of their names.
 
     net        the module that the builder gave, in evaluation mode; its own weights are of no account
@@ -87,19 +88,21 @@ def read(source: str | Path | Sequence[str | Path], build: Callable[[], nn.Modul
     notes: list[str] = []
     refused: list[Refused] = []
     first_with: dict[str, str] = {}
+    several = len({path.name for path in files}) < len(files)  # folders may hold files of one name
     for path in files:
+        name = str(path) if several else path.name
         try:
             tensors, said = tensors_of(path)
             tensors, more = fitted(tensors, wanted)
         except Unreadable as why:
-            refused.append(Refused(path.name, str(why)))
+            refused.append(Refused(name, str(why)))
             continue
-        notes += [f"{path.name}: {note}" for note in (*said, *more)]
-        twin = first_with.setdefault(_digest(tensors), path.name)
-        if twin != path.name:
-            notes.append(f"{path.name}: holds the same weights as {twin}, so their distance is zero")
+        notes += [f"{name}: {note}" for note in (*said, *more)]
+        twin = first_with.setdefault(_digest(tensors), name)
+        if twin != name:
+            notes.append(f"{name}: holds the same weights as {twin}, so their distance is zero")
         found.append(tensors)
-        names.append(path.name)
+        names.append(name)
     if not found:
         raise NothingReadable(_nothing(source, refused, passed))
     params = {name: torch.stack([tensors.pop(name) for tensors in found]) for name in wanted}
@@ -131,14 +134,15 @@ def fitted(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple
     )
     if kinds:
         notes.append(f"converted from {', '.join(kinds)}")
-    for name, tensor in tensors.items():
+    found = {name: tensors[name].to(like.dtype) for name, like in wanted.items()}
+    for name, tensor in found.items():
         broken = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
         if broken:
             raise Unreadable(
                 f"holds {broken:,} weights that are NaN or infinite, the first in {name!r}: its training diverged; take an "
                 "earlier checkpoint."
             )
-    return {name: tensors[name].to(like.dtype) for name, like in wanted.items()}, notes
+    return found, notes
 
 
 def _stripped(tensors: Params, wanted: Mapping[str, Tensor]) -> tuple[Params, list[str]]:

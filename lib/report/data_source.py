@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lib.randomness import permutation
+from lib.report.finding import Finding
 from lib.torchvision_guard import import_torchvision
 
 TASKS = ("classification", "regression")
@@ -54,8 +55,8 @@ class Examples:
         return len(self.inputs)
 
 
-@dataclass(frozen=True, eq=False)
-class Halves:
+@dataclass(frozen=True, eq=False, repr=False)
+class Halves(Finding):
     """The examples that are used. Statistics, temperatures and the choice of the best model come from ``calibration``; every
     score is measured on ``scoring``, and on nothing else.
 
@@ -159,7 +160,7 @@ def _arrays(path: Path, task: str) -> Source:
     return Source(
         task,
         _targets(targets, task, path.name),
-        lambda rows: torch.from_numpy(inputs[rows]).float(),
+        lambda rows: torch.from_numpy(inputs[rows].astype(np.float32)),
         tuple(notes),
     )
 

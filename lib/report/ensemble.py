@@ -16,6 +16,7 @@ from lib.device import one_thread
 from lib.diversity import pairwise_mutual_information
 from lib.report.checkpoints import Models
 from lib.report.data_source import Halves
+from lib.report.finding import Finding
 from lib.report.intervals import (
     Interval,
     difference,
@@ -37,14 +38,15 @@ SINGLE, ENSEMBLE, SCALED, SINGLE_SCALED = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Ensemble:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ensemble(Finding):
     """n networks alone and together, on the scoring half.
 
     scores       measure -> network(s) -> value; singles over networks, the ensemble over examples
     alone        error of each network (a share; in regression the mean squared error), (n,)
     diversity    measure -> mean over pairs; empty for one network
     gain         by how much the ensemble's error is below the mean network's, example by example; None for one network
+    chance       error of who always says the commonest class (the mean target) of these examples
     temperature  of the mean single network and of the ensemble, fitted on the calibration half; empty in regression
     """
 
@@ -54,6 +56,7 @@ class Ensemble:
     alone: Float64[Tensor, " n"]
     diversity: Mapping[str, Interval]
     gain: Interval | None
+    chance: float
     temperature: Mapping[str, float]
     examples: int
 
@@ -130,7 +133,10 @@ def _classification(models: Models, data: Halves, own: Tensor, held: Tensor, see
         diversity = _diversity(own.argmax(-1), chances, pairs, n)
         gain = difference(alone.mean(0) - wrong(together, labels))
     heats = {SINGLE: float(heat.mean()), **({ENSEMBLE: float(heat_together)} if n > 1 else {})}
-    return Ensemble(data.task, models.names, scores, alone.mean(1), diversity, gain, heats, len(labels))
+    chance = 1 - float(labels.bincount().max()) / len(labels)
+    return Ensemble(
+        data.task, models.names, scores, alone.mean(1), diversity, gain, chance, heats, len(labels)
+    )
 
 
 def _diversity(
@@ -179,7 +185,9 @@ def _regression(models: Models, data: Halves, own: Float64[Tensor, "n N out"]) -
         apart = (own[first] - own[second]).square().sum(-1).mean(1).sqrt()
         diversity = {"root mean squared difference": over_pairs(apart, pairs, n).within(0)}
         gain = over_examples((alone.mean(0) - together) / alone.mean().clamp(min=1e-300))
-    return Ensemble(data.task, models.names, scores, alone.mean(1), diversity, gain, {}, len(targets))
+    spread = targets.double().view(len(targets), -1)
+    chance = float((spread - spread.mean(0)).square().sum(1).mean())
+    return Ensemble(data.task, models.names, scores, alone.mean(1), diversity, gain, chance, {}, len(targets))
 
 
 def _said(measure: str, each: Interval) -> str:

@@ -43,6 +43,12 @@ class Report:
         )
 
     @property
+    def empty(self) -> bool:
+        """Whether nothing could be measured but the files."""
+        found = (self.mass, self.alignment, self.barriers, self.merging, self.ensemble)
+        return (self.structure is None or self.structure.diagnosis is None) and not any(found)
+
+    @property
     def verdict(self) -> str:
         """Whether the networks can be merged, in a few words; "" where it was not measured."""
         return mergeable(self.merging) if self.merging is not None else ""
@@ -84,8 +90,8 @@ def report(
     symmetries = structure.symmetries if structure else None
     chosen, halves = None, None
     if isinstance(source, Source) and "data" not in problems:
-        chosen = plan(models.net, n, example, len(source), symmetries, examples)
-        halves = part("data", lambda: _halves(models, source, chosen, seed))
+        chosen = part("plan", lambda: plan(models.net, n, example, len(source), symmetries, examples))
+        halves = part("data", lambda: _halves(models, source, chosen, seed)) if chosen else None
     if halves is None and symmetries is not None:
         chosen = _without_data(n, symmetries)
     mass = part("mass", lambda: assess.mass(models, symmetries)) if symmetries else None

@@ -115,8 +115,8 @@ def _unwrapped(found: Any) -> tuple[dict[str, Tensor], list[str]]:
             raise Unreadable(
                 f"holds a {type(value).__name__} under {name!r}, where a tensor belongs: {WAY_OUT}."
             )
-        if value.layout != torch.strided or value.is_quantized:
-            raise Unreadable(f"holds a sparse or quantised tensor, {name!r}: save dense ones.")
+        if value.layout != torch.strided or value.is_quantized or value.is_complex():
+            raise Unreadable(f"holds a sparse, quantised or complex tensor, {name!r}: save dense real ones.")
     return {name: tensor.detach() for name, tensor in found.items()}, notes
 
 

@@ -35,6 +35,11 @@ class Interval:
         )
 
     @property
+    def negative(self) -> Interval:
+        """Of the number with the other sign."""
+        return Interval(-self.value, -self.high, -self.low, self.over)
+
+    @property
     def known(self) -> bool:
         """Whether it has ends."""
         return math.isfinite(self.low) and math.isfinite(self.high)

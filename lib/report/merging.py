@@ -12,6 +12,7 @@ from torch import Tensor
 from lib.params import Params
 from lib.report.checkpoints import Models
 from lib.report.data_source import Halves
+from lib.report.finding import Finding
 from lib.report.intervals import Interval, difference, over_examples, share
 from lib.report.outputs import Predictions, average, losses, norms, one_by_one, outputs, recalibrated, wrong
 from lib.report.outputs import predictions as predict
@@ -29,8 +30,8 @@ SINGLE, BEST, MEAN, MERGED, ENSEMBLE = (
 STALE = ", statistics not read anew"
 
 
-@dataclass(frozen=True, eq=False)
-class Merging:
+@dataclass(frozen=True, eq=False, repr=False)
+class Merging(Finding):
     """Of each candidate every example's loss and error (0 or 1; in regression the squared error), (N,) float64.
 
     candidates  "mean single network" (each example's mean over networks), "best single network" (the least loss on the calibration

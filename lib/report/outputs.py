@@ -19,7 +19,7 @@ from lib.report.checkpoints import Models
 from lib.report.data_source import Halves
 
 BATCH = 512 << 20  # bytes of inputs and activations aimed at in one pass
-SMALL = 1e8  # weights times examples
+SMALL = 2e8  # weights times examples (in convolutions times pixels)
 
 
 def batch_of(inputs: Tensor) -> int:
@@ -35,7 +35,7 @@ def outputs(
     net.eval()
     device = next(iter(params.values())).device
     try:
-        with torch.no_grad(), threads(net, len(inputs)):
+        with torch.no_grad(), threads(net, inputs):
             parts = [
                 functional_call(net, dict(params), (x.to(device),)).float().cpu()
                 for x in inputs.split(batch_of(inputs))
@@ -45,11 +45,11 @@ def outputs(
     return torch.cat(parts)
 
 
-def threads(net: nn.Module, examples: int) -> AbstractContextManager[None]:
-    """One thread for a network so small that a second would only be waited for."""
-    small = sum(p.numel() for p in net.parameters()) * examples < SMALL
+def threads(net: nn.Module, inputs: Shaped[Tensor, "N ..."]) -> AbstractContextManager[None]:
+    """One thread for a pass so small that a second would only be waited for."""
+    weights = sum(p.numel() for p in net.parameters())
     convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in net.modules())
-    return one_thread() if small and not convolves else nullcontext()
+    return one_thread() if weights * (inputs.numel() if convolves else len(inputs)) < SMALL else nullcontext()
 
 
 def everyones(
@@ -142,7 +142,7 @@ def recalibrated(net: nn.Module, params: Mapping[str, Tensor], inputs: Shaped[Te
     As ``lib.connectivity.recalibrate`` has it, in one ordinary pass: large networks take half the time of a vectorised one.
     """
     own = {name: tensor.clone() for name, tensor in params.items() if name.rpartition(".")[0] in norms(net)}
-    with torch.no_grad(), _watching(net) as sizes:
+    with torch.no_grad(), threads(net, inputs), _watching(net) as sizes:
         functional_call(net, dict(params) | own, (inputs.to(next(iter(params.values())).device),))
     found = dict(params)
     for name, size in sizes.items():

@@ -14,15 +14,16 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lib.report.finding import Finding
 from lib.report.outputs import norms
 from lib.symmetry import Symmetries
 
 SECONDS = 100.0  # for all passes through networks; matching has half as many beside
-SPEED = 4e10  # floating-point operations a second, two cores
+SPEED = 8e10  # floating-point operations a second, two cores
 CALL = 3e-5  # seconds a layer and pass
-WEIGHT = 8e-9  # seconds a weight and pass: mixed, copied, read
-MATCHING = 2e10  # operations a second in tables of worths
-CUBIC = 2e-9  # seconds a cubed unit of an assignment problem
+WEIGHT = 4e-9  # seconds a weight and pass: mixed, copied, read
+MATCHING = 6e10  # operations a second in tables of worths
+CUBIC = 1e-9  # seconds a cubed unit of an assignment problem
 SWEEPS = 3
 LEAST_MATCHING = 0.01  # seconds
 MEMORY = 1 << 30  # bytes of activations while statistics are read
@@ -40,8 +41,8 @@ LINES = (
 )  # all pairs or those with one network; points
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Finding):
     """What is measured.
 
     examples     how many examples, both halves together

@@ -61,7 +61,7 @@ def _(found: Plan) -> tuple[str, ...]:
         if found.every
         else "each network with the first, since all pairs would take too long"
     )
-    return (f"Lines are drawn between {pairs}, at {found.points} points each, the two ends among them.",)
+    return (f"Lines join {pairs}; each is measured at {found.points} points, its two ends among them.",)
 
 
 @say.register(Structure)
@@ -71,7 +71,11 @@ def _(found: Structure) -> tuple[str, ...]:
             f"The symmetries of {found.network} could not be found: {found.why_not}",
             "What needs none of them is reported all the same: lines and the mean of the networks as they are, and the ensemble.",
         )
-    return (*found.diagnosis.summary(), *found.diagnosis.remedies)
+    star = "* unchanged only"  # a footnote of the diagnosis' own table
+    words = [
+        w.replace(star, "Some scales leave the function unchanged only") for w in found.diagnosis.summary()
+    ]
+    return (*words, *found.diagnosis.remedies)
 
 
 @say.register(Mass)
@@ -120,11 +124,11 @@ def _(found: Barriers) -> tuple[str, ...]:
     if found.norms:
         kind = MATCHED if MATCHED in found.kinds else PLAIN
         stale, fresh = found.barrier(kind), found.barrier(kind + AGAIN)
-        cause = (
-            "what lies between is variance collapse: the statistics, not the weights"
-            if stale.value > fresh.value
-            else "so no variance collapse is seen here, and reading anew costs what few examples cost"
-        )
+        cause = "no variance collapse is seen here"
+        if stale.value > fresh.value:
+            cause = "what lies between is variance collapse: the statistics, not the weights"
+        elif stale.value < fresh.value:
+            cause += ", and reading anew costs what few examples cost"
         words.append(
             f"BatchNorm: with running statistics mixed like weights the barrier is {stale.text()}, with statistics read anew from "
             f"{found.calibration:,} examples {fresh.text()}; {cause}."
@@ -135,9 +139,10 @@ def _(found: Barriers) -> tuple[str, ...]:
         words.append(
             f"Of {found.part(found.parts.plain).text()} on the first {n} pair{_s(n)}, taken apart in the order {ORDER}: {parts}."
         )
-    words.append(
-        "Matching is by weights, pair by pair." if MATCHED in found.kinds else "Units could not be matched."
-    )
+    if found.why_whole:
+        words.append(f"The barrier could not be taken apart: {found.why_whole}")
+    if MATCHED not in found.kinds:
+        words.append("Units could not be matched.")
     words.append(_spread(plain))
     if not found.every:
         words.append(f"Only pairs with {found.names[0]} were measured.")
@@ -186,12 +191,14 @@ def _(found: Ensemble) -> tuple[str, ...]:
     words = [f"A single network's {measure} is {single} (interval over {_over(scores[SINGLE])})."]
     if found.gain is not None:
         together = scores[ENSEMBLE].text(".2f", 100) + " %" if points else scores[ENSEMBLE].text(".4g")
-        unit = "points" if points else "% of the squared error"
-        than = {"better": "better than", "no better": "no better than", OPEN: "not shown to differ from"}[
-            gains(found.gain)
-        ]
+        verdict = {
+            "better": "it is better",
+            "no better": "it is no better",
+            OPEN: "which of the two is better is open",
+        }
+        more = compared(found.gain.negative, found.task)
         words.append(
-            f"Together their {measure} is {together}: {found.gain.text('.2f', 100)} {unit} less, {than} a single network."
+            f"Together their {measure} is {together}, {more} one of them: {verdict[gains(found.gain)]}."
         )
     words += [f"Two networks differ: {name} {each.text('.4g')}." for name, each in found.diversity.items()]
     if points:
@@ -201,6 +208,9 @@ def _(found: Ensemble) -> tuple[str, ...]:
             f"Calibration of the {who}: ECE {ece[who].text('.4f')}, NLL {nll[who].text('.4f')} nats; its best temperature on the "
             f"calibration half is {found.temperature[who]:.3g} (above 1: too sure of itself)."
         )
+    guess = f"{100 * found.chance:.2f} %" if points else f"{found.chance:.4g}"
+    who = "the commonest class" if points else "the mean target"
+    words.append(f"To answer {who} every time would err {guess} on these examples.")
     if found.diversity:
         words.append(_spread(next(iter(found.diversity.values()))))
     return tuple(words)

@@ -15,6 +15,7 @@ from lib.matching import match, match_activations_pairs, match_many, objective
 from lib.matching.units import compared
 from lib.params import Params, member
 from lib.report.checkpoints import Models
+from lib.report.finding import Finding
 from lib.report.intervals import Interval, over_networks, over_pairs
 from lib.report.outputs import one_by_one
 from lib.symmetry import Symmetries, UnsupportedNetwork, identity, inverse, min_mass, permute
@@ -30,8 +31,8 @@ BOUNDED = (
 WEIGHTS, ACTIVATIONS = "weights", "activations"
 
 
-@dataclass(frozen=True, eq=False)
-class Structure:
+@dataclass(frozen=True, eq=False, repr=False)
+class Structure(Finding):
     """The symmetries of one architecture; ``diagnosis`` is None where they could not be found, for the reason in ``why_not``."""
 
     network: str
@@ -77,8 +78,8 @@ def structure(net: nn.Module, example: Shaped[Tensor, "k ..."]) -> Structure:
         return Structure(type(net).__name__, None, str(why))
 
 
-@dataclass(frozen=True, eq=False)
-class Mass:
+@dataclass(frozen=True, eq=False, repr=False)
+class Mass(Finding):
     """Sum of squared weights of n networks, and the least along the scales that leave them the same; (n,) each, float64.
 
     ``kinds`` of scales that were used: all that have a minimum. Empty: there is nothing to rescale.
@@ -121,8 +122,8 @@ def mass(models: Models, symmetries: Symmetries) -> Mass:
     return Mass(models.names, torch.stack(now).cpu(), torch.stack(least).cpu(), kinds, left)
 
 
-@dataclass(frozen=True, eq=False)
-class Alignment:
+@dataclass(frozen=True, eq=False, repr=False)
+class Alignment(Finding):
     """n networks and orders of their units. Of pair k, ``perms[g][k]`` brings the second network's group g into the first's order.
 
     pairs           (K, 2)

@@ -51,6 +51,6 @@ def compared(gap: Interval, task: str) -> str:
     unit = "points" if task == "classification" else "% of the squared error"
     less = gap.value < 0
     if less:
-        gap = Interval(-gap.value, -gap.high, -gap.low, gap.over)
+        gap = gap.negative
     value, _, ends = gap.text(".2f", 100).partition(" ")
     return f"{value} {unit} {ends + ' ' if ends else ''}{'less' if less else 'more'} than"

@@ -60,7 +60,7 @@ def ensemble(differ: float, gain: Interval, ece: float = 0.0) -> Ensemble:
     scores = {"ECE": {"ensemble": Interval(ece)}}
     return Ensemble(
         "classification", ("a", "b"), scores, torch.zeros(2, dtype=torch.float64),
-        {"disagreement": Interval(differ)}, gain, {"ensemble": 1.7}, N,
+        {"disagreement": Interval(differ)}, gain, 0.9, {"ensemble": 1.7}, N,
     )  # fmt: skip
 
 
@@ -74,6 +74,16 @@ def test_an_ensemble_is_kept_where_it_is_better():
     assert "Keep the ensemble where the cost allows" in both
     assert "Keep them as an ensemble" not in actions(ensemble=ensemble(0.1, Interval(0.02, -0.01, 0.03)))
     assert "0.1 % of the examples" in actions(ensemble=ensemble(0.001, better))["Keep one of them"]
+
+
+def test_networks_that_guess_are_told():
+    found = ensemble(0.1, Interval(0.0))
+    assert "Check labels and preprocessing" not in actions(ensemble=found)
+    guessing = replace(found, alone=torch.full((2,), 0.95, dtype=torch.float64))
+    assert (
+        "errs 95.00, and to answer the same every time would err 90.00"
+        in actions(ensemble=guessing)["Check labels and preprocessing"]
+    )
 
 
 def test_temperatures_masses_and_files():

@@ -139,6 +139,8 @@ def changed(name: str, tensor: torch.Tensor | None) -> dict:
         (torch.ones(3), "holds a Tensor, no state_dict"),
         ({}, "holds no tensors at all"),
         ({"0.weight": 3.0}, "holds a float under '0.weight'"),
+        ({"0.weight": torch.ones(3, dtype=torch.complex64)}, "complex tensor, '0.weight'"),
+        (changed("0.bias", torch.full((16,), 1e300, dtype=torch.float64)), "NaN or infinite"),
         (b"", "is empty"),
         (b"these are words, not weights", "damaged, cut short, or no checkpoint"),
         (b"PK\x03\x04 half an archive", "damaged, cut short, or no checkpoint"),
@@ -170,6 +172,15 @@ def test_counters_of_batches_may_be_missing(tmp_path):
     found = checkpoints.read(tmp_path, lambda: net)
     assert found.params["1.num_batches_tracked"].tolist() == [0]
     assert "num_batches_tracked" in found.notes[0]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        torch.save(network(0), tmp_path / name / "last.pt")
+    found = checkpoints.read([tmp_path / "two", tmp_path / "one"], build)
+    assert found.names == (str(tmp_path / "one" / "last.pt"), str(tmp_path / "two" / "last.pt"))
+    assert "distance is zero" in found.notes[0]
 
 
 def test_nothing_readable_lists_every_file(tmp_path):

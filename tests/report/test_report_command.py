@@ -90,6 +90,39 @@ def test_pictures_and_batch_norm(tmp_path, capsys):
     assert "Not measured" not in html + capsys.readouterr().out
 
 
+def test_a_page_without_findings_is_a_failure(tmp_path, capsys):
+    """A network that takes no input that could be guessed, and no data: only the files are known."""
+    torch.save(Odd().state_dict(), tmp_path / "a.pt")
+    asked = [str(tmp_path), "--builder", "test_report_command:Odd", "--out", str(tmp_path / "r.html")]
+    assert main(asked) == 1
+    assert "--input-shape" in capsys.readouterr().out
+    assert "--input-shape" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert main([*asked, "--input-shape", "3,12,12"]) == 0
+
+
+def test_a_page_that_cannot_be_written_is_said(tmp_path, capsys):
+    torch.save(network(0), tmp_path / "a.pt")
+    (tmp_path / "file").write_text("in the way")
+    assert (
+        main(
+            [
+                str(tmp_path / "a.pt"),
+                "--builder",
+                "report_cases:build",
+                "--out",
+                str(tmp_path / "file" / "r.html"),
+            ]
+        )
+        == 1
+    )
+    assert "name another --out" in capsys.readouterr().err
+
+
+class Odd(torch.nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 10**2, 2))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -40,6 +40,13 @@ def test_whole_numbers_stay_what_they_are(tmp_path):
     assert source.targets.shape == (4,)
 
 
+@pytest.mark.parametrize("dtype", [">f8", "f2", "g", "?", ">u4"])
+def test_numbers_of_any_machine_are_read(tmp_path, dtype):
+    values = np.array([[0, 1], [1, 0]]).astype(dtype)
+    source = data_source.read(written(tmp_path, x=values, y=np.zeros(2, dtype=">i8")))
+    assert source.example.tolist() == [[0, 1], [1, 0]]
+
+
 def test_regression_takes_numbers(tmp_path):
     path = written(tmp_path, inputs=np.ones((5, 3)), targets=np.linspace(0, 1, 5))
     assert data_source.read(path, "regression").targets.dtype == torch.float32

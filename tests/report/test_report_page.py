@@ -1,12 +1,16 @@
 """The page is one file that fetches nothing, tells everything, and says of each missing part why it is missing."""
 
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
-from report_cases import build, digits, models_of, network
+from report_cases import digits, models_of, network
 
 from lib.report import data_source
+from lib.report.advice import table
 from lib.report.data_source import DataProblem, Source
 from lib.report.everything import report
 from lib.report.page import page, write
@@ -231,7 +235,24 @@ def net_of(net, params):
     return own.requires_grad_(False)
 
 
+def test_a_finding_shows_itself_in_a_notebook(whole):
+    found = whole.merging
+    assert str(found).splitlines() == list(say(found))
+    assert len(repr(found)) < 100
+    assert "can" in found._repr_markdown_()
+    assert found.figure().alt in page(whole)
+    assert whole.halves.figure() is None
+    assert [row[0] for row in table(whole.advice).rows] == [step.action for step in whole.advice]
+
+
 def test_there_are_no_words_for_strangers():
     with pytest.raises(TypeError, match="no words for a int"):
         say(3)
-    assert build() is not None
+
+
+def test_the_report_is_light_to_import():
+    code = "import lib.report.__main__, sys; print([m for m in ('torchvision', 'matplotlib', 'scipy', 'PIL') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.strip() == "[]", done.stderr

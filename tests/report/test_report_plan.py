@@ -5,7 +5,7 @@ import torch
 from report_cases import build, digits
 from torch import nn
 
-from lib.report.plan import SECONDS, cost, matching, plan
+from lib.report.plan import SECONDS, SPEED, cost, matching, plan
 from lib.symmetry import find_symmetries
 
 
@@ -34,7 +34,7 @@ class Slow(nn.Module):
 def test_costs_are_counted():
     width = 300
     found = cost(Slow(width), torch.randn(2, 4), None)
-    assert found.example == pytest.approx(2 * (4 + width) * width / 4e10, rel=0.3)
+    assert found.example == pytest.approx(2 * (4 + width) * width / SPEED + 2e-9 * (4 + 2 * width), rel=1e-6)
     assert found.matching == 0
 
 

@@ -161,6 +161,28 @@ def test_parts_are_those_of_the_library(kind, symmetries, normed):
         assert torch.allclose(getattr(found.parts, stage), getattr(reference, stage), atol=1e-4), stage
 
 
+class Rows(torch.nn.Module):
+    """Layers on rows of three axes, whose statistics no mending knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(8, 6), torch.nn.Linear(48, 10)
+
+    def forward(self, x):
+        return self.last(self.first(x.view(-1, 8, 8)).relu().flatten(1))
+
+
+def test_a_barrier_that_cannot_be_taken_apart_is_reported_whole():
+    nets = [Rows() for _ in range(2)]
+    models = models_of(*(net.state_dict() for net in nets), net=nets[0])
+    own = find_symmetries(nets[0], digits().example)
+    found = assess.barriers(models, digits(), own, assess.align(models, own), points=3)
+    assert found.parts is None
+    assert "along the last of three axes" in found.why_whole
+    assert any("could not be taken apart" in sentence for sentence in found.sentences())
+    assert found.parts_table().rows == []
+
+
 def test_recalibration_is_that_of_the_library(normed):
     inputs = digits().calibration.inputs
     reference = recalibrate(normed.net, normed.params, inputs)
@@ -223,17 +245,19 @@ def test_scores_are_those_of_the_library():
 
 
 def test_the_best_network_is_chosen_on_the_other_half():
-    """A network that errs on the calibration half alone is not the best, however good it is on the scoring half."""
+    """By its loss there; its score is that of the scoring half."""
     models = models_of(*(network(i) for i in range(5)))
     held, losses = digits().calibration, []
     for i in range(5):
         put = outputs.outputs(models.net, network(i), held.inputs)
         losses.append(float(outputs.losses("classification", put, held.targets).mean()))
     found = assess.merging(models, digits())
-    assert found.best == f"{int(np.argmin(losses))}.pt"
+    best = int(np.argmin(losses))
+    assert found.best == f"{best}.pt"
+    put = outputs.outputs(models.net, network(best), digits().scoring.inputs)
+    assert torch.equal(found.error[BEST], outputs.wrong(put, digits().scoring.targets))
     assert found.chosen == MEAN
     assert found.method == ""
-    assert BEST in found.error
 
 
 def test_rules_decide_by_the_whole_interval():
