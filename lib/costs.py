@@ -24,6 +24,7 @@ from lib.rules import PROFILES
 from lib.table import Table, markdown
 
 GROWTH = Path("data/growth.toml")
+WITHOUT_CLAIMS = ("your-models",)  # a chapter that measures what a reader brings
 TIMES = (10, 1_000, 100_000)  # how much larger a study may be
 SEEN = 8 << 20  # bytes: what a peak grows by less is the allocator's doing, not the work's
 QUIET = 0.1  # cores in other hands that count as none
@@ -174,7 +175,7 @@ def _tuples(x):
 def costs_markdown(root: Path | None = None) -> str:
     """The page's tables and figures: chapters as measured, growth of the kernels, larger studies."""
     growth = read(root)
-    results = {(c, p): load(c, p, root) for c in CHAPTERS for p in PROFILES}
+    results = {(c, p): load(c, p, root) for c in (*CHAPTERS, *WITHOUT_CLAIMS) for p in PROFILES}
     blocks = ["## What the chapters cost", _chapters(results), "## How the kernels grow"]
     if growth is None:
         return "\n\n".join((*blocks, MISSING)) + "\n"
