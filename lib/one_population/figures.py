@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from lib.drawing import curve, dot, key, legend_above, logarithmic, rows, said, signs, student
+from lib.drawing import Sign, curve, dot, key, legend_above, logarithmic, rows, said, signs, student
 from lib.intervals import jackknife
 from lib.one_population.energy import Heat, Local
 from lib.one_population.gaussians import ENSEMBLE, LAPLACE, SINGLE, SWAG, Losses, gaussian_name, matrix_name
@@ -73,8 +73,8 @@ def predictions(losses: Mapping[str, Losses]) -> Shown:
     return show(
         fig,
         f"Test losses, a row a method. {'; '.join(words)}.",
-        f"Means over {len(losses[SINGLE])} disjoint groups of networks, 95 % intervals. All but the ensemble and one network are averages of "
-        "as many draws.",
+        f"Means over {len(losses[SINGLE])} disjoint groups of networks, 95 % intervals. Every Gaussian's prediction averages the same "
+        "number of draws; the ensemble averages its networks.",
     )
 
 
@@ -126,7 +126,8 @@ def bounds(found: Begun) -> Shown:
             f"{name}: {said(band[:, 0])} at first, {said(band[:, -1])} at the end, test loss {said(end)}"
         )
     logarithmic(left, "x", [places])
-    left.set(xlabel="updates + 1", ylabel="minus the bound (nats an example)")
+    logarithmic(left, "y", found.bound.values())
+    left.set(xlabel="updates + 1", ylabel="minus the bound (nats an example), logarithmic")
     rows(right, STARTS)
     right.set(xlabel="test loss at the end (nats)")
     legend_above(fig, *left.get_legend_handles_labels())
@@ -148,16 +149,16 @@ def twins(found: Lenses) -> Shown:
         words.append(f"{view}: {said(bands[:, y])}")
     rows(left, VIEWS)
     left.axvline(0, color=INK, lw=1, ls="--", zorder=0)
-    left.set(xlabel="distance of the two populations")
+    left.set(xlabel="scaled MMD² (1: initial weights)")
     kinds = {
         "plain, aligned": found.pairs[ALIGNED],
         "unit norm, aligned": found.unit_pairs,
         "plain, raw": found.pairs[RAW],
     }
-    each = signs(kinds, "populations")
+    neutral = Sign(INK, "-", "D")  # rows of another kind than those at the left
     for y, (name, pairs) in enumerate(kinds.items()):
         band = level(pairs.loss)
-        dot(right, y, band, each[name])
+        dot(right, y, band, neutral)
         words.append(f"barrier of {name}: {said(band)} nats")
     rows(right, tuple(kinds))
     right.set(xlabel="barrier of the test loss (nats)")

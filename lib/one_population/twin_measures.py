@@ -17,8 +17,8 @@ from lib.one_population.problem import ALIGNED, FILTERS, VIEWS, Problem, flat, s
 from lib.params import Params, population_size
 from lib.population import evaluate, initial
 from lib.rules import Measurement
+from lib.symmetry import canonicalize
 from lib.three_models.stars import of_pairs
-from lib.unit_norm import manifold
 
 
 def distances(
@@ -26,16 +26,15 @@ def distances(
 ) -> dict[str, Float[np.ndarray, " groups"]]:
     """MMD² of plain from unit-norm networks, view by view, on the scale where two halves of the plain ones are 0 and initial weights
     are 1. Each group of plain networks is compared with another group of twins, since twins share initial weights and batches; filters of
-    both are at unit norm first, so that their length is no difference."""
+    both are at unit norm first, the output layer compensating, so that their length is no difference."""
     count = population_size(plain)
     first = initial(problem.net, torch.arange(count, 2 * count, device=plain[FILTERS].device), seed)
     parts = [plain, twin, first]
     found: dict[str, list[float]] = {view: [] for view in VIEWS}
     for view in VIEWS:
         together = {name: torch.cat([part[name] for part in parts]) for name in plain}
-        if view == VIEWS[0]:
-            together = {n: manifold.normalise(t, lead=2) if n == FILTERS else t for n, t in together.items()}
-        points = flat(seen(problem, together, view, "unit_norm"))
+        at_unit = canonicalize(together, problem.symmetries, "unit_norm", None)
+        points = flat(seen(problem, at_unit, view, "unit_norm"))
         x, y, start = (part.split(count // groups)[:groups] for part in points.split(count))
         for k in range(groups):
             other = y[(k + 1) % groups]

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from lib.plots import Shown
+from lib.report import data_source
+from lib.report.data_source import DataProblem, Source
 from lib.report.everything import Report
 from lib.report.figures import draw
 from lib.report.sentences import say
 from lib.say import Prose
 from lib.table import Table, markdown
+
+
+def source(data: str, task: str, **pictures: object) -> Source | DataProblem | None:
+    """The examples at ``data``, the problem that keeps them from being read, or None for "": what needs none is reported all the same."""
+    if not data:
+        return None
+    try:
+        return data_source.read(data, task, **pictures)
+    except DataProblem as problem:
+        return problem
 
 
 def words(found: Report, name: str) -> Prose:
