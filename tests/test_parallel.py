@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
 import warnings
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from lib.device import no_denormals
 from lib.parallel import side_by_side
 
 CPU = torch.device("cpu")
@@ -91,3 +93,12 @@ def test_a_worker_that_grew_is_replaced_without_a_word(monkeypatch):
         warnings.simplefilter("always")
         assert side_by_side([lambda i=i: _grow(i) for i in range(6)], CPU) == [0, 1, 2, 3, 4, 5]
     assert not heard
+
+
+def test_without_denormals_the_smallest_numbers_are_nought_and_come_back():
+    tiny = torch.tensor([1e-39, 1.0])
+    with no_denormals():
+        inside = tiny * torch.tensor([1.0, 1.0])
+    outside = tiny * torch.tensor([1.0, 1.0])
+    assert outside[0] > 0
+    assert inside[0] == 0 or platform.machine() not in ("x86_64", "AMD64")
