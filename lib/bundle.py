@@ -201,8 +201,7 @@ def bundle(
     platforms: Sequence[str] = (),
     options: Sequence[str] = (),
 ) -> Path:
-    """Make the bundle: a zip where ``out`` ends in ``.zip`` (by default ``_build/symmetry-in-weight-space-room.zip``),
-    otherwise a new folder. Returns its path.
+    """Make the bundle: a zip where ``out`` ends in ``.zip`` (by default one in ``_build``), otherwise a new folder. Returns its path.
 
     Raises BundleProblem where the site or a wheel is missing, and what ``lib.student`` raises.
     """

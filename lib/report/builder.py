@@ -21,9 +21,10 @@ class BuilderProblem(ValueError):
 
 
 def builder(spec: str, arguments: str = "{}") -> Callable[[], nn.Module]:
-    """A function of no arguments that builds the network: ``builder("torchvision.models:resnet18", '{"num_classes": 10}')``.
+    """A function of no arguments that builds the network; ``spec`` is ``module:function``, say ``torchvision.models:resnet18``.
 
-    The module is looked for in the current directory and among the installed packages; ``arguments`` is a JSON object of keywords.
+    The module is looked for in the current directory and among the installed packages; ``arguments`` is a JSON object of
+    keywords, say ``{"num_classes": 10}``.
     It is tried once here. Raises BuilderProblem.
     """
     name, colon, function = spec.partition(":")
