@@ -1,7 +1,9 @@
 r"""Mean-field variational inference: the best Gaussian with independent weights, by the reparametrisation of activations.
 
-$$ q(w) = \prod_j N(w_j; \mu_j, \sigma_j^2), \qquad
-   \mathcal{L} = n\, E_q[\text{mean loss}] + T\, \mathrm{KL}(q \,\|\, N(0, 1/(n \lambda))) $$
+$$ \begin{aligned}
+   q(w) &= \prod_j N(w_j; \mu_j, \sigma_j^2), \\
+   \mathcal{L} &= n\, E_q[\text{mean loss}] + T\, \mathrm{KL}(q \,\|\, N(0, 1/(n \lambda)))
+   \end{aligned} $$
 
 with $\lambda$ the recipe's weight decay and $T$ the weight of the prior's term (Graves 2011; Blundell et al. 2015). The
 noise is drawn where it is cheapest and quietest, in the pre-activations (Kingma, Salimans & Welling 2015, eq. 6): given
