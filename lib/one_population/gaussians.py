@@ -8,7 +8,6 @@ equally many draws. Gaussian: sample mean and sample covariance of the group. Ma
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -81,14 +80,13 @@ def one_run(problem: Problem, params: Params, groups: int, draws: int, seed: int
     size = population_size(own[0])
     members = torch.tensor([k * size + i for k in range(groups) for i in range(FEW)])
     learn = problem.learn
-    recipe = replace(problem.recipe)
     found = {}
     for name, method in ((SWAG, swag), (LAPLACE, laplace)):
         fit = method.fit(
             problem.net,
             learn.inputs,
             learn.targets,
-            recipe,
+            problem.recipe,
             members=members,
             seed=seed,
             device=learn.inputs.device,

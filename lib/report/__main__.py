@@ -9,11 +9,12 @@ import time
 from collections.abc import Sequence
 
 from lib import device
-from lib.report import checkpoints, data_source
+from lib.report import checkpoints
 from lib.report.builder import BuilderProblem, builder
-from lib.report.data_source import IMAGE_SIZE, NORMALISATIONS, TASKS, DataProblem, Source
+from lib.report.data_source import IMAGE_SIZE, NORMALISATIONS, TASKS
 from lib.report.everything import Report, report
 from lib.report.page import page, write
+from lib.report.parts import source
 from lib.report.sentences import say
 
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     found = report(
         models,
-        _source(asked),
+        source(asked.data or "", asked.task, image_size=asked.image_size, normalise=asked.normalise),
         examples=asked.examples,
         input_shape=shape,
         seed=asked.seed,
@@ -83,17 +84,6 @@ def _saved(found: Report, path: str) -> str:
         )
     except OSError as problem:
         return f"No merged network was saved to {path}: {problem}"
-
-
-def _source(asked: argparse.Namespace) -> Source | DataProblem | None:
-    if asked.data is None:
-        return None
-    try:
-        return data_source.read(
-            asked.data, asked.task, image_size=asked.image_size, normalise=asked.normalise
-        )
-    except DataProblem as problem:
-        return problem
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:
