@@ -38,7 +38,7 @@ class Refused:
 class Models(Finding):
     """n networks of one architecture, in the order of their names.
 
-    net        the module that the builder gave, in evaluation mode; its own weights are of no account
+    net        the module that the builder gave, in evaluation mode, with the weights of the first network
     params     its state_dict's tensors, each with a leading axis n, in the builder's types
     names      (n,) of the files
     notes      what was done to a file before it fitted, one sentence each
@@ -105,6 +105,7 @@ def read(source: str | Path | Sequence[str | Path], build: Callable[[], nn.Modul
         names.append(name)
     if not found:
         raise NothingReadable(_nothing(source, refused, passed))
+    net.load_state_dict(found[0])
     params = {name: torch.stack([tensors.pop(name) for tensors in found]) for name in wanted}
     return Models(net, params, tuple(names), tuple(notes), tuple(refused), tuple(passed))
 

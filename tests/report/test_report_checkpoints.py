@@ -70,6 +70,15 @@ def test_a_builder_in_half_precision_is_computed_in_single(tmp_path):
     assert found.params["0.weight"].dtype == next(found.net.parameters()).dtype == torch.float32
 
 
+def test_the_module_has_the_first_network_s_weights(tmp_path):
+    """Not the builder's, which are others in every process: what is said of the module's own weights is of a network given."""
+    torch.save(network(1), tmp_path / "a.pt")
+    torch.save(network(0), tmp_path / "b.pt")
+    found = checkpoints.read(tmp_path, build)
+    for name, tensor in found.net.state_dict().items():
+        assert torch.equal(tensor, network(1)[name]), name
+
+
 def test_networks_of_another_tool(tmp_path):
     """Plain arrays, saved by torch as an ordered dict: five networks that this package never trained."""
     draws = np.random.default_rng(5)
