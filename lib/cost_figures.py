@@ -41,10 +41,10 @@ def _panel(series: Series) -> Any:
     fig, axes = figure(3.3, 2.7)
     x, y = np.array(series.sizes, np.float64), series.core_seconds
     line = np.geomspace(x[0], ON * x[-1], POINTS)
-    value, low, high = np.array([series.law.at(at) for at in line]).T
+    value, low, high = np.array([series.core_seconds_at(at / x[-1]) for at in line]).T
     axes.fill_between(line, low, high, color=COLOURS[0], alpha=0.2, lw=0)
     axes.plot(line, value, color=COLOURS[0], ls="-", lw=1.6)
-    axes.plot(line, value - series.law.overhead, color=INK, ls="--", lw=1)
+    axes.plot(line, [series.law.at(at)[0] - series.law.overhead for at in line], color=INK, ls="--", lw=1)
     axes.plot(x, y, "o", color=COLOURS[1], ms=5.5)
     units = {"width": "width (units)"}
     label = units.get(series.variable, f"{series.variable} (number)")

@@ -1,7 +1,8 @@
 """What the book costs: each chapter as its result file says, how the kernels grow, and what that means for larger studies.
 
 Two kinds of files speak here and nothing else: the chapters' results, and ``data/growth.toml``, which
-``python -m benchmarks.growth`` writes. A growth is an overhead and a power of the size, fitted to all sizes.
+``python -m benchmarks.growth`` writes. A growth is an overhead and a power of the size, fitted to all sizes. Beyond the largest
+size the law is drawn on, but where the work splits: more of it is then more pieces of the largest size.
 """
 
 from __future__ import annotations
@@ -28,15 +29,22 @@ WITHOUT_CLAIMS = ("your-models",)  # a chapter that measures what a reader bring
 TIMES = (10, 1_000, 100_000)  # how much larger a study may be
 SEEN = 8 << 20  # bytes: what a peak grows by less is the allocator's doing, not the work's
 QUIET = 0.1  # cores in other hands that count as none
+VAGUE = 1.0  # half an interval of an exponent, from which nothing is said of larger sizes
 DAY, HOUR, MIB = 86_400.0, 3_600.0, float(1 << 20)
 PICTURES = (
     "Dots are medians. Line and band are the fitted law with its 95 % interval, drawn on beyond the largest size; the dashed line "
     "is its power alone, without the overhead."
 )
 LARGER = (
-    "Core-hours of one piece of work, so many times the largest that was measured. Memory of a worker: where the work splits, of a part as "
-    "large as the largest measured; where it does not, of the whole at each of the three sizes."
+    "Core-hours of one piece of work, so many times the largest that was measured. Where the work splits, that is so many pieces of the "
+    "largest size, whatever the exponent, and a worker's memory is that of one piece. Where it does not, time and memory follow their laws, "
+    "the memory at each of the three sizes."
 )
+STUDY = (
+    "Core-hours (wall time times threads, at most). Where the kernel's work splits, so many times the quick run's; elsewhere by the "
+    "exponent, with its interval."
+)
+VAGUELY = "not determined"
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MISSING = (
     "How the kernels grow is not yet measured on this machine: `python -m benchmarks.growth` does that in a few minutes "
@@ -103,6 +111,12 @@ class Series:
         """How the core-seconds grow."""
         return law(self.sizes, self.core_seconds)
 
+    def core_seconds_at(self, times: float | int) -> tuple[float, float, float]:
+        """Of ``times`` the largest size, with the ends of the interval: by the law, and beyond it piece by piece where the work splits."""
+        pieces = max(float(times), 1.0) if self.splits else 1.0
+        value, low, high = self.law.at(times / pieces * self.sizes[-1])
+        return pieces * value, pieces * low, pieces * high
+
     @property
     def last_step(self) -> float:
         """The exponent between the two largest sizes alone: above the law's, the growth is still getting steeper."""
@@ -114,9 +128,15 @@ class Series:
         """How the peak grows, the bare process as its overhead; None where it is not recorded, or hardly grows."""
         return law(self.sizes, self.peak) if min(self.peak) and self.peak[-1] - self.peak[0] >= SEEN else None
 
+    @property
+    def vague(self) -> bool:
+        """Whether the peaks' exponent is too uncertain to say anything of larger sizes."""
+        found = self.memory_law
+        return found is not None and (found.high - found.low) / 2 > VAGUE
+
     def memory_at(self, times: float | int) -> float | None:
-        """Peak bytes of one worker that does all of the largest size ``times`` over; None where nothing was recorded."""
-        if not self.peak[-1]:
+        """Peak bytes of one worker that does all of the largest size ``times`` over; None where nothing was recorded, or can be said."""
+        if not self.peak[-1] or (self.vague and times > 1):
             return None
         alone = self.memory_law is None or times == 1
         return float(self.peak[-1]) if alone else self.memory_law.at(times * self.sizes[-1])[0]
@@ -254,7 +274,8 @@ def _growth(growth: Growth) -> str:
         sizes = f"{series.sizes[0]:,} to {series.sizes[-1]:,}"
         time = (_exponent(series.law), f"{series.last_step:.2f}", f"{short(series.law.overhead * 1e3)} ms")
         most = (f"{short(series.core_seconds[-1])} s", _bytes(series.memory_at(1)))
-        rows.append((series.name, sizes, *time, *most, _exponent(memory) if memory else "no growth seen"))
+        grown = "no growth seen" if memory is None else VAGUELY if series.vague else _exponent(memory)
+        rows.append((series.name, sizes, *time, *most, grown))
     columns = ("Kernel, and what grows", "Sizes", "Exponent", "Last step", "Overhead", "Largest size", "Its peak", "Peak’s exponent")  # fmt: skip
     return Table(columns, rows).markdown()
 
@@ -267,7 +288,8 @@ def _study(growth: Growth, results: Results) -> str:
         if result is None or result["provenance"]["wall_seconds"] is None or series is None:
             continue
         now = result["provenance"]["wall_seconds"] * result["provenance"]["threads"] / HOUR
-        exponents = np.array([series.law.exponent, series.law.low, series.law.high])
+        found = series.law
+        exponents = np.ones(3) if series.splits else np.array([found.exponent, found.low, found.high])
         hours = now * np.array([1, *TIMES], np.float64)[:, None] ** exponents
         totals += hours
         rows.append((chapter, series.name, *_hours(hours), _gpu(results[chapter, "full"])))
@@ -275,7 +297,7 @@ def _study(growth: Growth, results: Results) -> str:
         return "No chapter has both a quick result with its time and a measured kernel, so that nothing can be said yet."
     rows.append(("all of these", "", *_hours(totals), ""))
     columns = ("Chapter", "Grows like", "Quick run", *(f"{k:,} times" for k in TIMES), "GPU-hours, full run")
-    return f"Core-hours (wall time times threads, at most):\n\n{Table(columns, rows).markdown()}"
+    return f"{STUDY}\n\n{Table(columns, rows).markdown()}"
 
 
 def _hours(hours: Float[np.ndarray, "sizes 3"]) -> list[str]:
@@ -292,10 +314,10 @@ def _larger(growth: Growth) -> str:
     """Each series beyond its largest size: core-hours, the memory of a worker, whether workers share it, and where it ends."""
     rows = []
     for series in growth.series:
-        hours = (_interval(*(x / HOUR for x in series.law.at(k * series.sizes[-1]))) for k in TIMES)
+        hours = (_interval(*(x / HOUR for x in series.core_seconds_at(k))) for k in TIMES)
         memory = _bytes(series.memory_at(1))
         if not series.splits:
-            memory = ", ".join(_bytes(series.memory_at(k)) for k in TIMES)
+            memory = VAGUELY if series.vague else ", ".join(_bytes(series.memory_at(k)) for k in TIMES)
         name = f"{series.name}; largest measured {series.sizes[-1]:,}"
         rows.append((name, *hours, memory, series.how, _ends(series, growth)))
     columns = ("Kernel, and what grows", *(f"{k:,} times" for k in TIMES), "Memory of a worker", "Splits over workers", "Ends first at")  # fmt: skip
@@ -307,7 +329,7 @@ def _ends(series: Series, growth: Growth) -> str:
     if series.splits:
         return "nowhere: more workers"
     full = math.inf
-    if growth.memory and series.memory_law is not None:
+    if growth.memory and series.memory_law is not None and not series.vague:
         full = series.memory_law.reaches(growth.memory)
     day = series.law.reaches(DAY)
     if min(day, full) > TIMES[-1] * series.sizes[-1]:
@@ -321,7 +343,7 @@ def _exponent(found: Law) -> str:
 
 
 def _interval(value: float, low: float, high: float) -> str:
-    return f"{short(value)} ({short(low)} to {short(high)})"
+    return f"{short(value)} ({short(low)} to {short(high)})" if low < high else short(value)
 
 
 def _bytes(count: float | int | None) -> str:

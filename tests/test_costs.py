@@ -116,6 +116,11 @@ def series(**other):
     return told | other
 
 
+def exactly(seconds):
+    """Times without noise."""
+    return {"cpu": [[x] * 3 for x in seconds], "seconds": [[x] * 3 for x in seconds]}
+
+
 def write(root, *tables, **other):
     about = {"machine": "A | B", "cores": 2, "memory": 8 << 30, "threads": 1, "system": "Linux", "python": "3.11", "torch": "2", "rounds": 3}  # fmt: skip
     (root / "data").mkdir(exist_ok=True)
@@ -223,16 +228,20 @@ def test_a_shared_machine_is_called_shared(tmp_path, others, says):
     assert says in costs.costs_markdown(tmp_path)
 
 
-def test_a_larger_study_costs_its_power_of_the_size(tmp_path):
+@pytest.mark.parametrize(
+    ("splits", "larger"), [(False, ["3.2", "32", "320"]), (True, ["10", "1,000", "100,000"])]
+)
+def test_a_larger_study_costs_its_power_of_the_size_or_is_repeated(tmp_path, splits, larger):
+    """Independent work is never done for less than its pieces, however the fit to small sizes came out."""
     save(tmp_path, wall=1_800.0)
     save(tmp_path, "two-neurons", "full", wall=7_200.0, device="cuda")
     write(
         tmp_path,
-        series(cpu=[[x] * 3 for x in times(0, 1e-4, 1.0)], seconds=[[x] * 3 for x in times(0, 1e-4, 1.0)]),
+        series(splits=splits, **exactly(times(0, 1e-4, 0.5))),
     )
     _, chapter, total = rows(costs.costs_markdown(tmp_path), "The whole study, larger")
     assert chapter[:3] == ["two-neurons", "population.train, networks", "1.0"]
-    assert [cell.split(" (")[0] for cell in chapter[3:6]] == ["10", "1,000", "100,000"]
+    assert [cell.split(" (")[0] for cell in chapter[3:6]] == larger
     assert chapter[6] == "2.0"
     assert total[2:] == [*chapter[2:6], ""]
 
@@ -251,7 +260,7 @@ def test_a_kernel_without_its_chapter_gives_no_study(tmp_path):
 
 def test_what_does_not_split_ends_where_memory_or_a_day_ends(tmp_path):
     cubic = times(0.001, 1e-8, 3.0)
-    alike = {"cpu": [[x] * 3 for x in cubic], "seconds": [[x] * 3 for x in cubic], "splits": False}
+    alike = {**exactly(cubic), "splits": False}
     square = [(200 << 20) + 64 * size**2 for size in SIZES]
     write(
         tmp_path,
@@ -268,6 +277,26 @@ def test_what_does_not_split_ends_where_memory_or_a_day_ends(tmp_path):
     assert memory[6] == f"{short(math.sqrt(full))} (memory, all that this machine has)"
     assert memory[4].startswith("25 GiB, ")
     assert unknown[4] == "not recorded, not recorded, not recorded"
+
+
+def test_work_that_splits_is_repeated_and_the_rest_follows_its_law(tmp_path):
+    root = exactly(times(0, 1e-2, 0.5))  # printed in six digits
+    write(tmp_path, series(splits=True, **root), series(splits=False, variable="width", **root))
+    split, whole = read(tmp_path).series
+    largest = 1e-2 * SIZES[-1] ** 0.5
+    for times_over, power in ((1, 1.0), (100, 10.0)):
+        assert split.core_seconds_at(times_over)[0] == pytest.approx(times_over * largest, rel=1e-4)
+        assert whole.core_seconds_at(times_over)[0] == pytest.approx(power * largest, rel=1e-4)
+    assert split.core_seconds_at(0.25)[0] == pytest.approx(largest / 2, rel=1e-4)
+
+
+def test_memory_that_does_not_tell_its_exponent_is_not_extrapolated(tmp_path):
+    ragged = [int(x * 2**20) for x in (200, 201, 260, 203, 330, 280)]
+    write(tmp_path, series(splits=False, peak=ragged))
+    text = costs.costs_markdown(tmp_path)
+    assert rows(text, "One kernel, larger")[1][4] == "not determined"
+    assert rows(text, "How the kernels grow")[1][-1] == "not determined"
+    assert "time, a day" in rows(text, "One kernel, larger")[1][6]
 
 
 # --------------------------------------------------------------------------------------------------------- the script

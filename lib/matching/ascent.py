@@ -7,8 +7,10 @@ are few; and a step is judged in float64 by the rows that it moves. It ends wher
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64
@@ -65,7 +67,10 @@ def _columns(shape: torch.Size, place: Place, other: Place) -> Tensor:
 
 
 class Ascent:
-    """A network on its way to the order of a reference; ``up`` goes as far as it can."""
+    """A network on its way to the order of a reference; ``up`` goes as far as it can.
+
+    ``gained``: by how much the inner product with the reference has grown since the start, float64.
+    """
 
     def __init__(
         self,
@@ -74,7 +79,8 @@ class Ascent:
         groups: list[list[Seat]],
         solver: Solver,
     ) -> None:
-        self.groups, self.solver, self.solves = groups, solver, 0
+        self.groups, self.solver, self.solves, self.gained = groups, solver, 0, 0.0
+        self.reference, self.other = reference, other
         device = next(iter(other.values())).device
         self.perms = [torch.arange(seats[0].place.size, device=device) for seats in groups]
         self.theirs = [[owned(other[s.place.name][None], s.place)[0] for s in seats] for seats in groups]
@@ -83,19 +89,22 @@ class Ascent:
             [{h: table.to(device) for h, table in s.columns.items()} for s in seats] for seats in groups
         ]
         self.worths: list[list[Tensor | None]] = [[None] * len(seats) for seats in groups]
-        self.value = sum(_dot(reference[name], other[name]) for name in other)
-        norms = (sum(_dot(x[name], x[name]) for name in other) ** 0.5 for x in (reference, other))
-        self.tolerance = ROUNDING * next(norms) * next(norms)
+
+    @cached_property
+    def tolerance(self) -> float:
+        """What a step must gain; most networks of a joint alignment stand best, and never ask."""
+        squares = (inner({name: x[name] for name in self.other}, x) for x in (self.reference, self.other))
+        return ROUNDING * math.prod(square**0.5 for square in squares)
 
     def up(self, rounds: int | None = None) -> list[float]:
-        """Until no group can be bettered alone, or so many rounds; returns the objective after each round over the groups."""
+        """Until no group can be bettered alone, or so many rounds; returns what was gained after each round over the groups."""
         waiting, history = set(self.everyone), []
         while waiting and (rounds is None or len(history) < rounds):
             for g in sorted(waiting):
                 if self.solve(g):
                     waiting |= self.neighbours(g)
                 waiting.discard(g)
-            history.append(self.value)
+            history.append(self.gained)
         return history
 
     @property
@@ -147,7 +156,7 @@ class Ascent:
         ]
         if sum(gains if of is None else [gains[k] for k in of]) <= self.tolerance:
             return False
-        self.value += sum(gains)
+        self.gained += sum(gains)
         self.perms[g] = self.perms[g][step]
         for k, seat in enumerate(self.groups[g]):
             self.theirs[g][k][rows] = self.theirs[g][k][step[rows]]
@@ -169,6 +178,11 @@ class Ascent:
         else:
             self.worths[h][k] = None
         theirs[:, to] = after
+
+
+def inner(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    """The sum of the tensors' inner products, float64, over the names of ``one``."""
+    return sum(_dot(tensor, other[name]) for name, tensor in one.items())
 
 
 def _dot(a: Tensor, b: Tensor) -> float:

@@ -20,7 +20,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from lib.device import one_thread
-from lib.matching.ascent import Ascent, Seat, seats
+from lib.matching.ascent import Ascent, Seat, inner, seats
 from lib.matching.assignment import Solver, solver
 from lib.matching.blocks import Climb
 from lib.matching.units import compared, refuse_broken
@@ -157,11 +157,11 @@ def _matched(aims: Params, batch: Params, symmetries: Symmetries, chosen: Solver
 def ascend(aim: Params, other: Params, plain: list[list[Seat]], chosen: Solver) -> tuple[Ascent, list[float]]:
     """One wide network to its reference, from the better of two starts; with the objective after each sweep."""
     ascent = Ascent(aim, other, plain, chosen)
-    first = ascent.value
+    first = inner(other, aim)
     ascent.from_input()
-    if ascent.value <= first:
+    if ascent.gained <= 0:
         ascent = Ascent(aim, other, plain, chosen)
-    return ascent, [first, *ascent.up()]
+    return ascent, [first, *(first + gained for gained in ascent.up())]
 
 
 def toward(
@@ -178,9 +178,8 @@ def toward(
     """
     if plain is not None:
         ascent = Ascent(aim, own, plain, chosen)
-        first = ascent.value
         ascent.up(rounds)
-        return (tuple(ascent.perms) if ascent.value > first else None), ascent.solves
+        return (tuple(ascent.perms) if ascent.gained > 0 else None), ascent.solves
     climb = Climb(aim, {name: tensor[None] for name, tensor in own.items()}, symmetries, chosen)
     best, values = climb.up(
         climb.start(), [g for g, x in enumerate(symmetries.permutations) if x.inside is None]

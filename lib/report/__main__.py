@@ -98,6 +98,12 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
     return found
 
 
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed: write a whole number from 0 on.")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lib.report",
@@ -125,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--normalise", choices=tuple(NORMALISATIONS), help="bring pictures to this set's mean and deviation")
     add("--input-shape", help="of one input, where no data say it: 3,32,32")
     add("--device", default="auto")
-    add("--seed", type=int, default=0)
+    add("--seed", type=_whole, default=0)
     return parser
 
 

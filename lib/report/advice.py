@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from lib.report.barriers import Barriers
 from lib.report.checkpoints import Models
 from lib.report.ensemble import ENSEMBLE, SINGLE, Ensemble
-from lib.report.intervals import NETWORKS
-from lib.report.merging import MEAN, STALE, Merging
+from lib.report.intervals import NETWORKS, over_networks
+from lib.report.merging import BEST, MEAN, STALE, Merging
+from lib.report.merging import ENSEMBLE as TOGETHER
 from lib.report.structure import Alignment, Mass
 from lib.report.verdicts import (
     ALIKE,
     COLLAPSE,
+    FEW,
     IMBALANCE,
     MARGIN,
     MISCALIBRATED,
@@ -26,6 +28,8 @@ from lib.report.verdicts import (
     mergeable,
 )
 from lib.table import Table
+
+SAME, APART = 1e-4, 1e-2  # of the mean norm: two networks that are one, and two that differ
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,13 @@ def advise(
         found.append(
             Advice("Add networks", f"{len(models)} of them {'is' if len(models) == 1 else 'are'} too few: pairs need two, intervals over networks {NETWORKS}.")
         )  # fmt: skip
-    return tuple(found) or (Advice("Nothing", "no rule of this report calls for a step."),)
+    return tuple(Advice(each.action, _sentence(each.reason)) for each in found) or (
+        Advice("Nothing", "No rule of this report calls for a step."),
+    )
+
+
+def _sentence(reason: str) -> str:
+    return reason[:1].upper() + reason[1:]
 
 
 def table(steps: Sequence[Advice]) -> Table:
@@ -90,12 +100,12 @@ def _of_files(models: Models, alignment: Alignment | None) -> Iterator[Advice]:
             "Take duplicates out", f"{twins} file{'s hold' if twins > 1 else ' holds'} weights that another has, which narrows every interval over networks."
         )  # fmt: skip
     if alignment is not None:
-        hidden = int(((alignment.after < 1e-4) & (alignment.before > 1e-2)).sum())
-        if hidden:
+        copies = (alignment.after < SAME) & (alignment.before > APART)
+        if hidden := int(copies.sum()):
             yield Advice(
                 "Count permuted copies once",
-                f"in {hidden} pair{'s' if hidden > 1 else ''} matching brings the distance from {float(alignment.before.max()):.3f} to "
-                f"{float(alignment.after.min()):.1e}: one network in two orders of its units.",
+                f"in {hidden} pair{'s' if hidden > 1 else ''} matching brings the distance from {float(alignment.before[copies].mean()):.3f} to "
+                f"less than {SAME:g}: one network in two orders of its units.",
             )
 
 
@@ -118,8 +128,8 @@ def _of_merging(found: Merging, barriers: Barriers | None) -> Iterator[Advice]:
         if barriers is not None and (hill := barriers.barrier(barriers.best)).value > flat(barriers):
             yield Advice(
                 "Re-train from the same start",
-                f"the loss barrier is {hill.text()} even where it is least ({barriers.best}): copies of one network, trained for a while and then "
-                "apart, stay in one valley.",
+                f"the loss barrier is {hill.text()} even where it is least ({barriers.best}). Copies of one network that has been trained for a "
+                "while, and then trained apart, often stay in one valley (Frankle et al. 2020).",
             )
     else:
         yield Advice("Collect more examples", _how_many(found))
@@ -139,6 +149,8 @@ def _of_merging(found: Merging, barriers: Barriers | None) -> Iterator[Advice]:
 def _how_many(found: Merging) -> str:
     """Half the interval shrinks with the root of the number of examples."""
     gap, margin, n = found.gap(), MARGIN[found.task], len(next(iter(found.error.values())))
+    if found.task == "regression" and n < FEW:
+        return f"{n:,} scoring examples are too few for a verdict on squared errors: {FEW} are the least."
     half, room = (gap.high - gap.low) / 2, abs(gap.value - margin)
     text = f"{n:,} examples leave it open: the {found.chosen} errs {compared(gap, found.task)} a single network, astride the margin of {100 * margin:g}"
     if room <= half / 30:
@@ -147,7 +159,8 @@ def _how_many(found: Merging) -> str:
 
 
 def _of_ensemble(found: Ensemble, merging: Merging | None) -> Iterator[Advice]:
-    if float(found.alone.mean()) >= found.chance:
+    single = over_networks(found.alone)
+    if found.chance > 0 and (single.low if single.known else single.value) >= found.chance:
         scale, form = (100, ".2f") if found.task == "classification" else (1, ".4g")
         yield Advice(
             "Check labels and preprocessing",
@@ -163,13 +176,17 @@ def _of_ensemble(found: Ensemble, merging: Merging | None) -> Iterator[Advice]:
     elif gains(found.gain) == "better":
         merged = merging is not None and mergeable(merging) == YES
         action = "Keep the ensemble where the cost allows" if merged else "Keep them as an ensemble"
-        yield Advice(
-            action,
-            f"together they err {found.gain.text('.2f', 100)} {unit} less than one of them, at {len(found.names)} times its cost.",
-        )
+        less = f"together they err {found.gain.text('.2f', 100)} {unit} less than one of them on average, at {len(found.names)} times its cost"
+        gain = merging.gap(BEST, than=TOGETHER) if merging is not None else None
+        if gain is not None and gains(gain) != "better":
+            action = "Weigh the ensemble against the best of them"
+            less += f"; but {merging.best} alone, the best by the calibration half, errs {compared(gain, found.task)} the ensemble"
+        yield Advice(action, f"{less}.")
     ece = found.scores.get("ECE", {})
     who = ENSEMBLE if ENSEMBLE in ece else SINGLE
-    if who in ece and ece[who].value > MISCALIBRATED:
+    if who in ece and ece[who].value > MISCALIBRATED and gains(found.cooling) == "better":
         yield Advice(
-            "Fit a temperature", f"the {who}'s calibration error is {ece[who].text('.3f')}; its best temperature is {found.temperature[who]:.3g}."
-        )  # fmt: skip
+            "Fit a temperature",
+            f"the {who}'s calibration error is {ece[who].text('.3f')}, and its best temperature, {found.temperature[who]:.3g}, takes "
+            f"{found.cooling.text('.3f')} nats off its negative log-likelihood.",
+        )

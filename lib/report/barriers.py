@@ -91,6 +91,11 @@ class Barriers(Finding):
         star = bool((pairs[:, 0] == pairs[0, 0]).all())
         return over_pairs(values, pairs, len(values) + 1) if star else Interval(float(values.mean()))
 
+    def mended(self, kind: str) -> Interval:
+        """By how much the barrier of a kind of lines falls when BatchNorm's statistics are read anew, pair by pair."""
+        stale, fresh = (self.kinds[name].barrier() for name in (kind, kind + AGAIN))
+        return over_pairs(stale - fresh, self.pairs, len(self.names))
+
 
 def barriers(
     models: Models,
@@ -124,9 +129,9 @@ def barriers(
     found: dict[str, list[Tensor]] = {}
     for k, (i, j) in enumerate(pairs.tolist()):
         seconds = {PLAIN: member(models.params, j)}
-        for kind, way in ((MATCHED, alignment), (BY_ACTIVATIONS, activations)):
+        for way in (alignment, activations):
             if way is not None and symmetries is not None:
-                seconds[kind] = way.second(models, symmetries, k)
+                seconds[f"matched by {way.by}"] = way.second(models, symmetries, k)
         for kind, second in seconds.items():
             for name, line in lines.between(member(models.params, i), second, (i, j)).items():
                 found.setdefault(kind + name, []).append(line)

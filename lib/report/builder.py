@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lib.torchvision_guard import import_torchvision
 
@@ -25,7 +26,7 @@ def builder(spec: str, arguments: str = "{}") -> Callable[[], nn.Module]:
 
     The module is looked for in the current directory and among the installed packages; ``arguments`` is a JSON object of
     keywords, say ``{"num_classes": 10}``.
-    It is tried once here. Raises BuilderProblem.
+    It is tried twice here: what no checkpoint can hold must not be drawn anew each time. Raises BuilderProblem.
     """
     name, colon, function = spec.partition(":")
     if not (name and colon and function):
@@ -45,8 +46,29 @@ def builder(spec: str, arguments: str = "{}") -> Callable[[], nn.Module]:
             f"--builder {spec!r} is a {type(found).__name__}, no function: name one that returns the network."
         )
     build = partial(_built, found, options, spec)
-    build()
+    if drawn := _beside(build(), build()):
+        raise BuilderProblem(
+            f"--builder {spec!r} gives a network whose {drawn[0]!r} is another each time, and no state_dict holds it: register it as "
+            "a buffer (persistent), or draw it from a seed of its own."
+        )
     return build
+
+
+def _beside(one: nn.Module, other: nn.Module) -> list[str]:
+    """Names of tensors that two networks hold outside their state_dict, and that differ."""
+    saved, differ = set(one.state_dict()), []
+    for (place, module), twin in zip(one.named_modules(), other.modules(), strict=True):
+        held = {**module._buffers, **{k: v for k, v in vars(module).items() if isinstance(v, Tensor)}}
+        for name, tensor in held.items():
+            full = f"{place}.{name}" if place else name
+            again = getattr(twin, name, None)
+            if tensor is not None and full not in saved and not _alike(tensor, again):
+                differ.append(full)
+    return differ
+
+
+def _alike(one: Tensor, other: object) -> bool:
+    return isinstance(other, Tensor) and one.shape == other.shape and bool(torch.equal(one, other))
 
 
 def _built(function: Callable[..., Any], options: dict[str, Any], spec: str) -> nn.Module:

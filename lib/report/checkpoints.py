@@ -79,13 +79,17 @@ def read(source: str | Path | Sequence[str | Path], build: Callable[[], nn.Modul
     ``build()`` gives the module whose state_dict they must fit. Raises FileNotFoundError, or NothingReadable with a line a file.
     """
     net = build().eval()
-    if any(p.dtype in (torch.float16, torch.bfloat16) for p in net.parameters()):
-        net = net.float()  # means and lines of weights need more digits
+    notes: list[str] = []
+    kinds = sorted({str(p.dtype)[6:] for p in net.parameters() if p.is_floating_point()} - {"float32"})
+    if kinds:
+        net = (
+            net.float()
+        )  # half precision is too coarse for means and lines of weights, and examples are float32
+        notes.append(f"The builder's network is {' and '.join(kinds)}, and is computed in float32")
     wanted = params_of(net)
     files, passed = _listed(source)
     found: list[Params] = []
     names: list[str] = []
-    notes: list[str] = []
     refused: list[Refused] = []
     first_with: dict[str, str] = {}
     several = len({path.name for path in files}) < len(files)  # folders may hold files of one name

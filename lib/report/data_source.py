@@ -160,7 +160,7 @@ def _arrays(path: Path, task: str) -> Source:
     return Source(
         task,
         _targets(targets, task, path.name),
-        lambda rows: torch.from_numpy(inputs[rows].astype(np.float32)),
+        lambda rows: torch.from_numpy(np.ascontiguousarray(inputs[rows], dtype=np.float32)),
         tuple(notes),
     )
 
@@ -202,6 +202,8 @@ def _targets(targets: np.ndarray, task: str, name: str) -> Tensor:
 def _pictures(folder: Path, task: str, size: int, normalise: str | None) -> Source:
     if task != "classification":
         raise DataProblem(f"{folder} is a folder of pictures by class: for regression give an .npz file.")
+    if size < 1:
+        raise DataProblem(f"pictures of {size} x {size} hold nothing: give --image-size 1 or more.")
     if normalise not in (None, *NORMALISATIONS):
         raise DataProblem(
             f"there is no normalisation {normalise!r}: choose {', '.join(NORMALISATIONS)}, or none."

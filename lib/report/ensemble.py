@@ -23,6 +23,7 @@ from lib.report.intervals import (
     over_examples,
     over_networks,
     over_pairs,
+    relative,
     resampled,
     share,
 )
@@ -48,6 +49,8 @@ class Ensemble(Finding):
     gain         by how much the ensemble's error is below the mean network's, example by example; None for one network
     chance       error of who always says the commonest class (the mean target) of these examples
     temperature  of the mean single network and of the ensemble, fitted on the calibration half; empty in regression
+    cooling      by how much that temperature lowers the negative log-likelihood (of the ensemble, of a single network's mean), over
+                 examples; None in regression
     """
 
     task: str
@@ -58,6 +61,7 @@ class Ensemble(Finding):
     gain: Interval | None
     chance: float
     temperature: Mapping[str, float]
+    cooling: Interval | None
     examples: int
 
     def table(self) -> Table:
@@ -134,8 +138,22 @@ def _classification(models: Models, data: Halves, own: Tensor, held: Tensor, see
         gain = difference(alone.mean(0) - wrong(together, labels))
     heats = {SINGLE: float(heat.mean()), **({ENSEMBLE: float(heat_together)} if n > 1 else {})}
     chance = 1 - float(labels.bincount().max()) / len(labels)
+    before, after = ([together], [cooled]) if n > 1 else (chances, scaled)
+    saved = sum(
+        _each(metrics.nll, a, labels) - _each(metrics.nll, b, labels)
+        for a, b in zip(before, after, strict=True)
+    )
     return Ensemble(
-        data.task, models.names, scores, alone.mean(1), diversity, gain, chance, heats, len(labels)
+        data.task,
+        models.names,
+        scores,
+        alone.mean(1),
+        diversity,
+        gain,
+        chance,
+        heats,
+        over_examples(saved, seed=seed),
+        len(labels),
     )
 
 
@@ -184,10 +202,12 @@ def _regression(models: Models, data: Halves, own: Float64[Tensor, "n N out"]) -
         first, second = pairs.T
         apart = (own[first] - own[second]).square().sum(-1).mean(1).sqrt()
         diversity = {"root mean squared difference": over_pairs(apart, pairs, n).within(0)}
-        gain = over_examples((alone.mean(0) - together) / alone.mean().clamp(min=1e-300))
+        gain = relative(together, alone.mean(0)).negative
     spread = targets.double().view(len(targets), -1)
     chance = float((spread - spread.mean(0)).square().sum(1).mean())
-    return Ensemble(data.task, models.names, scores, alone.mean(1), diversity, gain, chance, {}, len(targets))
+    return Ensemble(
+        data.task, models.names, scores, alone.mean(1), diversity, gain, chance, {}, None, len(targets)
+    )
 
 
 def _said(measure: str, each: Interval) -> str:

@@ -18,6 +18,8 @@ from lib.report.verdicts import mergeable
 from lib.symmetry import Symmetries, UnattainedInfimum
 
 T = TypeVar("T")
+NEEDS = {part: ("plan", "predictions") for part in ("halves", "barriers", "merging", "ensemble")}
+NEEDS["data"] = ("plan",)
 AFFORDED = 60.0  # seconds of matching, where there are no data to plan by
 
 
@@ -47,6 +49,11 @@ class Report:
         """Whether nothing could be measured but the files."""
         found = (self.mass, self.alignment, self.barriers, self.merging, self.ensemble)
         return (self.structure is None or self.structure.diagnosis is None) and not any(found)
+
+    def why_not(self, name: str) -> str:
+        """The reason why a part was not measured: its own, or that of a step it needs; "" where none is known."""
+        needed = NEEDS.get(name, ()) if getattr(self, name, None) is None else ()
+        return next((self.problems[each] for each in (name, *needed) if each in self.problems), "")
 
     @property
     def verdict(self) -> str:
@@ -80,7 +87,9 @@ def report(
             return step()
         except (ValueError, RuntimeError, UnattainedInfimum) as why:
             problems[name] = str(why)
-            return None
+        except Exception as why:  # whatever a user's own forward may raise: said under its name
+            problems[name] = f"{type(why).__name__}: {why}"
+        return None
 
     structure = None
     if example is None:
@@ -105,7 +114,7 @@ def report(
         put = part("predictions", lambda: outputs.predictions(models, halves))
         if put is not None and n > 1:
             second = None
-            if alignment is not None and chosen.activations:
+            if alignment is not None and chosen.activations and symmetries.permutations:
                 held = halves.calibration.inputs[: chosen.calibration]
                 second = part(
                     "activations", lambda: assess.align(models, symmetries, alignment.pairs, inputs=held)
@@ -128,14 +137,15 @@ def _example(
         "" if isinstance(source, Source) else str(source) if source is not None else "no data were given."
     )
     if isinstance(source, Source):
+        example = None
         try:
             example = source.example
             fitting.check(models.net, models.params, Halves(source.task, *[_two(source, example)] * 2))
             return example.to(device), ""
         except DataProblem as why:
             problem = str(why)
-            if fitting.accepts(models.net, example := source.example.to(device)):
-                return example, problem
+            if example is not None and fitting.accepts(models.net, example.to(device)):
+                return example.to(device), problem
     try:
         return fitting.example_for(models.net, shape, device), problem
     except DataProblem as why:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -16,18 +17,23 @@ from lib.report.data_source import DataProblem, Halves
 def check(net: nn.Module, params: Mapping[str, Tensor], data: Halves) -> int:
     """How many numbers the networks put out for an example of ``data``.
 
-    Raises DataProblem, with both shapes, where network and data do not fit: inputs, outputs, or labels.
+    Raises DataProblem, with both shapes, where network and data do not fit: inputs, outputs, or labels; and for a network that
+    draws random numbers in evaluation mode.
     """
     shape = tuple(data.example.shape[1:])
+    one, x = member(params, 0), data.example.to(next(iter(params.values())).device)
     try:
         with torch.no_grad():
-            found = functional_call(
-                net.eval(), member(params, 0), (data.example.to(next(iter(params.values())).device),)
-            )
+            found, again = (functional_call(net.eval(), one, (x,), tie_weights=False) for _ in range(2))
     except Exception as error:
         text = " ".join(str(error).split())
+        way = (
+            f"; {first_layer(net)}. Give inputs of its shape"
+            if re.search(r"shape|size|dimension|channels", text)
+            else f" ({str(x.dtype)[6:]} numbers, one tensor), and for another reason than their shape"
+        )
         raise DataProblem(
-            f"the network refuses inputs of shape {shape}; {first_layer(net)}. Give inputs of its shape. (torch: {text:.160})"
+            f"the network refuses inputs of shape {shape}{way}. ({type(error).__name__}: {text:.160})"
         ) from None
     if not isinstance(found, Tensor) or found.ndim != 2:
         kind = (
@@ -38,9 +44,19 @@ def check(net: nn.Module, params: Mapping[str, Tensor], data: Halves) -> int:
         raise DataProblem(
             f"the network returns {kind} for {len(data.example)} inputs: the report reads one tensor (examples, outputs). Wrap it."
         )
+    if not torch.equal(found.nan_to_num(), again.nan_to_num()):
+        raise DataProblem(
+            "the network answers the same inputs differently each time, in evaluation mode: it draws random numbers there. Switch them "
+            "off (dropout as a function needs training=self.training), or no score could be measured twice."
+        )
     targets, width = torch.cat([data.calibration.targets, data.scoring.targets]), found.shape[1]
     if data.task == "classification":
         low, high = int(targets.min()), int(targets.max())
+        if width == 1 and (low, high) == (0, 1):
+            raise DataProblem(
+                "labels are 0 and 1, and the network has one output: the report reads a logit a class. Let the builder wrap it, "
+                "so that it returns torch.cat([torch.zeros_like(z), z], 1) of that output z."
+            )
         if low < 0 or high >= width:
             raise DataProblem(
                 f"labels run from {low} to {high}, but the network has {width} outputs, for labels 0 to {width - 1}: number the "

@@ -83,6 +83,15 @@ def over_examples(values: Float[Tensor, " N"], *, seed: int = 0) -> Interval:
     return resampled(lambda rows: float(sample[rows].mean()), len(sample), seed=seed)
 
 
+def relative(values: Float[Tensor, " N"], of: Float[Tensor, " N"], *, seed: int = 0) -> Interval:
+    """By what share the mean of ``values`` over examples exceeds that of ``of``, both means resampled together."""
+    here, there = (x.double().cpu().numpy() for x in (values, of))
+    least = np.finfo(np.float64).tiny
+    return resampled(
+        lambda rows: float(here[rows].mean() / max(there[rows].mean(), least) - 1), len(here), seed=seed
+    )
+
+
 def resampled(statistic: Callable[[np.ndarray], float], n: int, *, seed: int = 0) -> Interval:
     """Any statistic of n examples, which maps their indices (drawn with replacement) to a number: percentile bootstrap.
 

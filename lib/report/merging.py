@@ -13,7 +13,7 @@ from lib.params import Params
 from lib.report.checkpoints import Models
 from lib.report.data_source import Halves
 from lib.report.finding import Finding
-from lib.report.intervals import Interval, difference, over_examples, share
+from lib.report.intervals import Interval, difference, over_examples, relative, share
 from lib.report.outputs import Predictions, average, losses, norms, one_by_one, outputs, recalibrated, wrong
 from lib.report.outputs import predictions as predict
 from lib.report.structure import Alignment
@@ -67,7 +67,7 @@ class Merging(Finding):
         here, there = self.error[name or self.chosen], self.error[than]
         if self.task == "classification":
             return difference(here - there)
-        return over_examples((here - there) / there.mean().clamp(min=1e-300))
+        return relative(here, there)
 
     def table(self) -> Table:
         """A row a candidate."""

@@ -37,7 +37,7 @@ def outputs(
     try:
         with torch.no_grad(), threads(net, inputs):
             parts = [
-                functional_call(net, dict(params), (x.to(device),)).float().cpu()
+                functional_call(net, dict(params), (x.to(device),), tie_weights=False).float().cpu()
                 for x in inputs.split(batch_of(inputs))
             ]
     finally:
@@ -74,8 +74,8 @@ def predictions(models: Models, data: Halves) -> Predictions:
     """
     halves = (data.scoring, data.calibration)
     found = Predictions(*(everyones(models.net, models.params, half.inputs) for half in halves))
-    finite = [bool(each.isfinite().all()) for each in found.scoring]
-    broken = [name for name, fine in zip(models.names, finite, strict=True) if not fine]
+    each = zip(models.names, found.scoring, found.calibration, strict=True)
+    broken = [name for name, *put in each if not all(bool(half.isfinite().all()) for half in put)]
     if broken:
         raise ValueError(
             f"{', '.join(broken)} put out NaN or infinite numbers on these examples: leave them out, or look at the data."
@@ -92,7 +92,10 @@ def average(members: Iterable[Mapping[str, Tensor]]) -> Params:
     """The mean of networks, summed in float64 one after the other; whole numbers (a count of batches) are the first one's."""
     members = iter(members)
     first = dict(next(members))
-    total, count = {name: t.double() if t.is_floating_point() else t for name, t in first.items()}, 1
+    total, count = (
+        {name: t.to(torch.float64, copy=True) if t.is_floating_point() else t for name, t in first.items()},
+        1,
+    )
     for each in members:
         count += 1
         for name, tensor in each.items():
@@ -143,7 +146,8 @@ def recalibrated(net: nn.Module, params: Mapping[str, Tensor], inputs: Shaped[Te
     """
     own = {name: tensor.clone() for name, tensor in params.items() if name.rpartition(".")[0] in norms(net)}
     with torch.no_grad(), threads(net, inputs), _watching(net) as sizes:
-        functional_call(net, dict(params) | own, (inputs.to(next(iter(params.values())).device),))
+        inputs = inputs.to(next(iter(params.values())).device)
+        functional_call(net, dict(params) | own, (inputs,), tie_weights=False)
     found = dict(params)
     for name, size in sizes.items():
         found[f"{name}.running_mean"] = own[f"{name}.running_mean"]

@@ -86,10 +86,7 @@ def _verdict(found: Report) -> str:
 def _content(name: str, found: Report) -> Iterator[str]:
     if name == "next":
         yield _list(
-            [
-                f"<strong>{escape(each.action)}.</strong> {escape(_capital(each.reason))}"
-                for each in found.advice
-            ]
+            [f"<strong>{escape(each.action)}.</strong> {escape(each.reason)}" for each in found.advice]
         )
         return
     if name == "files":
@@ -111,10 +108,7 @@ def _content(name: str, found: Report) -> Iterator[str]:
             yield from _shown(thing)
     if name == "barriers" and "activations" in found.problems:
         yield f"<p>Not matched by activations: {escape(found.problems['activations'])}</p>"
-    why = found.problems.get(name) or (
-        found.problems.get("predictions") if name in ("barriers", "merging", "ensemble") else None
-    )
-    if why:
+    if why := found.why_not(name):
         yield f"<p><strong>Not measured:</strong> {escape(why)}</p>"
     elif not any(thing is not None for thing in things):
         yield f'<p class="quiet">{_absent(name, found)}</p>'
@@ -152,7 +146,3 @@ def _words(sentences: Sequence[str]) -> str:
 
 def _list(items: Sequence[str]) -> str:
     return f"<ol>{''.join(f'<li>{item}</li>' for item in items)}</ol>"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

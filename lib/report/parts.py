@@ -26,9 +26,7 @@ def words(found: Report, name: str) -> Prose:
     """The sentences of one part, as a list; where it was not measured, why not."""
     part = getattr(found, name)
     if part is None:
-        why = (
-            found.problems.get(name) or found.problems.get("data") or "it needs what was not measured above."
-        )
+        why = found.why_not(name) or found.problems.get("data") or "it needs what was not measured above."
         return Prose(f"*Not measured*: {markdown(why)}")
     return Prose("\n".join(f"- {markdown(sentence)}" for sentence in say(part)))
 

@@ -85,23 +85,24 @@ class Cost:
 
 
 def cost(net: nn.Module, example: Shaped[Tensor, "k ..."], symmetries: Symmetries | None) -> Cost:
-    """What a network costs, from one pass of one example."""
-    sizes, layers = [example[:1].numel()], [m for m in net.modules() if not list(m.children())]
+    """What a network costs, from one pass of two examples: a BatchNorm without running statistics refuses one."""
+    two = example[:2]
+    sizes, layers = [two.numel() / len(two)], [m for m in net.modules() if not list(m.children())]
 
     def seen(layer: nn.Module, args: tuple, output: object) -> None:
-        sizes.append(output.numel() if isinstance(output, Tensor) else 0)
+        sizes.append(output.numel() / len(two) if isinstance(output, Tensor) else 0)
 
     hooks = [layer.register_forward_hook(seen) for layer in layers]
     was = net.training
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net.eval()(example[:1])
+        net.eval()(two)
     net.train(was)
     for hook in hooks:
         hook.remove()
     return Cost(
-        example=counter.get_total_flops() / SPEED + 2e-9 * sum(sizes),
+        example=counter.get_total_flops() / len(two) / SPEED + 2e-9 * sum(sizes),
         call=CALL * len(layers) + WEIGHT * sum(p.numel() for p in net.parameters()),
-        room=max(2, MEMORY // (16 * max(sizes))),
+        room=max(2, int(MEMORY / (16 * max(sizes)))),
         matching=0.0 if symmetries is None else matching(symmetries),
     )
 

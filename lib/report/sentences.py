@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import singledispatch
 
-from lib.report.barriers import AGAIN, MATCHED, ORDER, PLAIN, Barriers
+from lib.report.barriers import AGAIN, BY_ACTIVATIONS, MATCHED, ORDER, PLAIN, Barriers
 from lib.report.checkpoints import Models
 from lib.report.data_source import Halves
 from lib.report.ensemble import ENSEMBLE, SINGLE, Ensemble
@@ -13,7 +13,7 @@ from lib.report.merging import MEAN, MERGED, STALE, Merging
 from lib.report.merging import SINGLE as ONE
 from lib.report.plan import Plan
 from lib.report.structure import Alignment, Mass, Structure
-from lib.report.verdicts import MARGIN, NO, OPEN, YES, compared, flat, gains, mergeable
+from lib.report.verdicts import FEW, MARGIN, NO, OPEN, YES, compared, flat, gains, mergeable, within
 
 NONE = "With fewer than four networks there is no interval over networks."
 
@@ -48,8 +48,8 @@ def _(found: Halves) -> tuple[str, ...]:
     rest = f"the other {found.left_out:,} were left out" if found.left_out else "none was left out"
     return (
         f"{a + b:,} examples were used, drawn by a seed; {rest}.",
-        f"{a:,} of them serve for BatchNorm statistics, temperatures and the choice of the best network, and all scores are "
-        f"those of the other {b:,}.",
+        f"{a:,} of them serve for what must not be read off the scores (statistics of BatchNorm, temperatures, choices of a network or a mean, "
+        f"where there are any); all scores are those of the other {b:,}.",
         *found.notes,
     )
 
@@ -73,7 +73,10 @@ def _(found: Structure) -> tuple[str, ...]:
         )
     star = "* unchanged only"  # a footnote of the diagnosis' own table
     words = [
-        w.replace(star, "Some scales leave the function unchanged only") for w in found.diagnosis.summary()
+        w.replace(star, "Some scales leave the function unchanged only").replace(
+            "network's own", "first network's own"
+        )
+        for w in found.diagnosis.summary()
     ]
     return (*words, *found.diagnosis.remedies)
 
@@ -85,7 +88,7 @@ def _(found: Mass) -> tuple[str, ...]:
     each = found.mean_excess
     least, most = float(found.excess.min()), float(found.excess.max())
     words = [
-        f"The sum of squared weights lies {each.text('.3g')} % above the least that the same function allows, as a mean over "
+        f"The sum of squared weights lies {each.text('.3g')} % above the least that rescaling without a change of the function reaches, as a mean over "
         f"{_over(each)}; from {least:.3g} % to {most:.3g} %."
     ]
     words.append(f"The scales used are {' and '.join(found.kinds)}.")
@@ -101,7 +104,7 @@ def _(found: Alignment) -> tuple[str, ...]:
     before, after = found.mean_before, found.mean_after
     words = [
         f"Two networks are {before.text()} of their mean norm apart as they are (1.414 for unrelated directions), and "
-        f"{after.text()} once their units are matched by weights."
+        f"{after.text()} once their units are matched by {found.by}."
     ]
     if not after.known:
         words.append(NONE)
@@ -117,31 +120,36 @@ def _(found: Barriers) -> tuple[str, ...]:
     ]
     if found.best != PLAIN:
         most = flat(found)
-        kind = "which counts as no barrier" if best.value <= most else "which is a barrier"
+        kind = {
+            YES: "which counts as no barrier",
+            NO: "which is a barrier",
+            OPEN: "and whether that is a barrier is open",
+        }[within(best, most)]
         words.append(
             f"The least barrier is that of networks {found.best}: it rises {best.text()}, {kind} (the margin is {most:.3g} in loss)."
         )
     if found.norms:
-        kind = MATCHED if MATCHED in found.kinds else PLAIN
-        stale, fresh = found.barrier(kind), found.barrier(kind + AGAIN)
-        cause = "no variance collapse is seen here"
-        if stale.value > fresh.value:
-            cause = "what lies between is variance collapse: the statistics, not the weights"
-        elif stale.value < fresh.value:
-            cause += ", and reading anew costs what few examples cost"
+        kind = next(each for each in (MATCHED, BY_ACTIVATIONS, PLAIN) if each in found.kinds)
+        stale, fresh, less = found.barrier(kind), found.barrier(kind + AGAIN), found.mended(kind)
+        cause = "no difference of the two is resolved"
+        if less.known and less.low > 0:
+            cause = f"the difference, {less.text()}, is variance collapse: the statistics, not the weights"
+        elif less.known and less.high < 0:
+            cause = "no variance collapse is seen here, and reading anew costs what few examples cost"
         words.append(
-            f"BatchNorm: with running statistics mixed like weights the barrier is {stale.text()}, with statistics read anew from "
-            f"{found.calibration:,} examples {fresh.text()}; {cause}."
+            f"BatchNorm, on lines between networks {kind}: with running statistics mixed like weights the barrier is {stale.text()}, with "
+            f"statistics read anew from {found.calibration:,} examples {fresh.text()}; {cause}."
         )
     if found.parts is not None and float(found.parts.plain.mean()) > 0:
         parts = ", ".join(f"{name} {found.part(part).text()}" for name, part in found.parts.parts.items())
         n = len(found.parts.plain)
         words.append(
-            f"Of {found.part(found.parts.plain).text()} on the first {n} pair{_s(n)}, taken apart in the order {ORDER}: {parts}."
+            f"Of {found.part(found.parts.plain).text()} on the first {n} pair{_s(n)}, taken apart in the order {ORDER}: {parts}"
+            f"{_given(found.part(found.parts.plain))}."
         )
     if found.why_whole:
         words.append(f"The barrier could not be taken apart: {found.why_whole}")
-    if MATCHED not in found.kinds:
+    if not {MATCHED, BY_ACTIVATIONS} & set(found.kinds):
         words.append("Units could not be matched.")
     words.append(_spread(plain))
     if not found.every:
@@ -156,10 +164,16 @@ def _(found: Merging) -> tuple[str, ...]:
     size = f"{100 * margin:.0f} point" if points else f"{100 * margin:.0f} % of the squared error"
     how = f" in one order of units ({found.method})" if found.chosen == MERGED else " as they are"
     said = f"the mean of all {len(found.names)} networks{how} errs {compared(gap, found.task)} the mean single network"
+    few = not points and len(found.error[found.chosen]) < FEW
+    why = (
+        f"{FEW} scoring examples are the least for a verdict"
+        if few
+        else f"the margin of {size} lies inside that interval"
+    )
     verdict = {
         YES: f"They can be merged: {said}, within the margin of {size}.",
         NO: f"They cannot be merged: {said}, beyond the margin of {size}.",
-        OPEN: f"Whether they can be merged is unresolved: {said}, and the margin of {size} lies inside that interval.",
+        OPEN: f"Whether they can be merged is unresolved: {said}, and {why}.",
     }[mergeable(found)]
     words = [verdict]
     for name, order in ((MEAN, "as they are"), (MERGED, "in one order of units")):
@@ -205,8 +219,8 @@ def _(found: Ensemble) -> tuple[str, ...]:
         ece, nll = found.scores["ECE"], found.scores["NLL (nats)"]
         who = ENSEMBLE if ENSEMBLE in ece else SINGLE
         words.append(
-            f"Calibration of the {who}: ECE {ece[who].text('.4f')}, NLL {nll[who].text('.4f')} nats; its best temperature on the "
-            f"calibration half is {found.temperature[who]:.3g} (above 1: too sure of itself)."
+            f"Calibration of the {who}: ECE {ece[who].text('.4f')} (few examples bias it upwards), NLL {nll[who].text('.4f')} nats; its "
+            f"best temperature on the calibration half is {found.temperature[who]:.3g}, which is {_sure(found.temperature[who])}."
         )
     guess = f"{100 * found.chance:.2f} %" if points else f"{found.chance:.4g}"
     who = "the commonest class" if points else "the mean target"
@@ -214,6 +228,14 @@ def _(found: Ensemble) -> tuple[str, ...]:
     if found.diversity:
         words.append(_spread(next(iter(found.diversity.values()))))
     return tuple(words)
+
+
+def _given(found: Interval) -> str:
+    return f" (intervals over {found.over})" if found.known else ""
+
+
+def _sure(temperature: float) -> str:
+    return "above 1: too sure of itself" if temperature > 1 else "not above 1: not too sure of itself"
 
 
 def _error(found: Merging, name: str) -> str:

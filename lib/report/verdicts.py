@@ -17,6 +17,7 @@ COLLAPSE = (
 ALIKE = 0.005  # disagreement below which an ensemble is one network many times
 IMBALANCE = 5.0  # percent of excess mass worth a word
 MISCALIBRATED = 0.05  # expected calibration error
+FEW = 30  # scoring examples with which a squared error's interval does not hold what it promises
 
 YES, NO, OPEN = "can be merged", "cannot be merged", "unresolved"
 
@@ -30,6 +31,8 @@ def within(gap: Interval, margin: float) -> str:
 
 def mergeable(found: Merging, name: str = "") -> str:
     """Whether a mean (the chosen one) errs no more than the mean single network does, but for the margin."""
+    if found.task == "regression" and len(found.error[found.chosen]) < FEW:
+        return OPEN
     return within(found.gap(name), MARGIN[found.task])
 
 

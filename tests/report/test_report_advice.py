@@ -10,7 +10,8 @@ from lib.report.advice import advise
 from lib.report.checkpoints import Refused
 from lib.report.ensemble import Ensemble
 from lib.report.intervals import Interval
-from lib.report.merging import MEAN, MERGED, SINGLE, STALE, Merging
+from lib.report.merging import BEST, MEAN, MERGED, SINGLE, STALE, Merging
+from lib.report.merging import ENSEMBLE as TOGETHER
 from lib.report.structure import Alignment, Mass
 
 N = 2000
@@ -27,14 +28,16 @@ def errors(share: float) -> torch.Tensor:
 
 
 def merging(chosen: str = MERGED, examples: int = N, **shares: float) -> Merging:
-    error = {SINGLE: errors(0.1)} | {name: errors(share) for name, share in shares.items()}
+    error = {SINGLE: errors(0.1), BEST: errors(0.1), TOGETHER: errors(0.05)} | {
+        name: errors(share) for name, share in shares.items()
+    }
     error = {name: each[:: N // examples] for name, each in error.items()}
     return Merging("classification", ("a", "b", "c", "d"), "a", error, error, chosen, {}, "jointly", 50)
 
 
 def test_merging_is_advised_by_the_margin():
     assert (
-        "in one order of units"
+        "In one order of units"
         in actions(merging=merging(**{MEAN: 0.8, MERGED: 0.1}))["Merge after alignment"]
     )
     found = actions(merging=merging(MEAN, **{MEAN: 0.1, MERGED: 0.3}))
@@ -56,11 +59,14 @@ def test_batch_norm_is_recalibrated_where_that_helps():
     assert "Recalibrate BatchNorm after averaging" not in actions(merging=idle)
 
 
-def ensemble(differ: float, gain: Interval, ece: float = 0.0) -> Ensemble:
+COOLER = Interval(0.04, 0.03, 0.05)
+
+
+def ensemble(differ: float, gain: Interval, ece: float = 0.0, cooling: Interval = COOLER) -> Ensemble:
     scores = {"ECE": {"ensemble": Interval(ece)}}
     return Ensemble(
         "classification", ("a", "b"), scores, torch.zeros(2, dtype=torch.float64),
-        {"disagreement": Interval(differ)}, gain, 0.9, {"ensemble": 1.7}, N,
+        {"disagreement": Interval(differ)}, gain, 0.9, {"ensemble": 1.7}, cooling, N,
     )  # fmt: skip
 
 
@@ -72,6 +78,11 @@ def test_an_ensemble_is_kept_where_it_is_better():
     )
     both = actions(ensemble=ensemble(0.1, better), merging=merging(**{MEAN: 0.8, MERGED: 0.1}))
     assert "Keep the ensemble where the cost allows" in both
+    as_good = merging(**{MEAN: 0.8, MERGED: 0.1, BEST: 0.05})
+    weighed = actions(ensemble=ensemble(0.1, better), merging=as_good)[
+        "Weigh the ensemble against the best of them"
+    ]
+    assert "a alone, the best by the calibration half, errs 0.00 points" in weighed
     assert "Keep them as an ensemble" not in actions(ensemble=ensemble(0.1, Interval(0.02, -0.01, 0.03)))
     assert "0.1 % of the examples" in actions(ensemble=ensemble(0.001, better))["Keep one of them"]
 
@@ -86,14 +97,28 @@ def test_networks_that_guess_are_told():
     )
 
 
+def test_one_class_alone_is_no_guessing():
+    right = replace(ensemble(0.1, Interval(0.0)), chance=0.0)
+    assert "Check labels and preprocessing" not in actions(ensemble=right)
+
+
+def test_a_calibration_error_alone_calls_for_no_temperature():
+    """On few examples it is large for perfectly calibrated networks; what a temperature saves is not."""
+    saves_nothing = ensemble(0.1, Interval(0.0), ece=0.2, cooling=Interval(0.001, -0.002, 0.004))
+    assert "Fit a temperature" not in actions(ensemble=saves_nothing)
+
+
 def test_temperatures_masses_and_files():
-    assert "1.7" in actions(ensemble=ensemble(0.1, Interval(0.0), ece=0.2))["Fit a temperature"]
+    assert (
+        "1.7, takes 0.040 (0.030 to 0.050) nats"
+        in actions(ensemble=ensemble(0.1, Interval(0.0), ece=0.2))["Fit a temperature"]
+    )
     assert "Fit a temperature" not in actions(ensemble=ensemble(0.1, Interval(0.0), ece=0.01))
     ones = torch.ones(4, dtype=torch.float64)
     heavy = Mass(("a", "b", "c", "d"), 1.2 * ones, ones, ("homogeneous",), ())
     assert "20 % above" in actions(mass=heavy)["Take scales out before weights are compared"]
     assert actions(mass=replace(heavy, mass=1.01 * ones)) == {
-        "Nothing": "no rule of this report calls for a step."
+        "Nothing": "No rule of this report calls for a step."
     }
     models = replace(
         models_of(*[network(0)] * 4),
@@ -114,4 +139,4 @@ def test_permuted_copies_are_found():
     pairs = torch.tensor([[0, 1], [0, 2]])
     before, after = torch.tensor([1.2, 1.3]).double(), torch.tensor([1e-9, 0.9]).double()
     found = actions(alignment=Alignment(("a", "b", "c"), pairs, (), (), "jointly", "weights", before, after))
-    assert "in 1 pair matching" in found["Count permuted copies once"]
+    assert "In 1 pair matching brings the distance from 1.200 to" in found["Count permuted copies once"]
