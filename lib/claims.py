@@ -136,11 +136,15 @@ def _because(verdict: str, findings: tuple[Finding, ...]) -> list[str]:
 
 
 def number(value: float | None, interval: tuple[float | None, float | None] | list, unit: str = "") -> str:
-    """A number with its interval in three figures: ``0.512 (0.47 to 0.55) nats``; a dash where there is none."""
+    """A number with its interval in three figures: ``0.512 (0.47 to 0.55) nats``; a dash where there is none.
+
+    A value that is nothing beside its interval is 0, and not the rounding that is left of it.
+    """
     if value is None or not math.isfinite(value):
         return "–"
-    text = f"{value:.3g}"
     low, high = interval
+    widest = max((abs(end) for end in (low, high) if end is not None and math.isfinite(end)), default=0.0)
+    text = f"{value if abs(value) >= 1e-9 * widest else 0.0:.3g}"
     if any(end is not None and end != value and not math.isnan(end) for end in (low, high)):
         text += f" ({_end(low, '-∞')} to {_end(high, '∞')})"
     return f"{text} {unit}".strip()

@@ -24,7 +24,7 @@ CHAPTERS = {  # owner chapter -> the paper it is about, and that paper's short t
     "three-models": (5, "Simultaneous linear connectivity"),
     "one-population": (0, "One population, five lenses"),
 }
-MARKS = ("verified", "recalled", "derived", "none")
+MARKS = ("verified", "by eye", "recalled", "derived", "none")
 
 
 class LedgerError(ValueError):
@@ -61,6 +61,11 @@ class Claim:
     def ours(self) -> bool:
         """Whether the claim is the book's own question and not the paper's statement."""
         return "X" in self.id
+
+    @property
+    def stated(self) -> bool:
+        """Whether the sentence is the paper's own; controls and derivations under a paper's number are this book's."""
+        return not self.ours and not self.source.startswith(("Ours", "Derived"))
 
     def chance(self, profile: str) -> float:
         """Upper bound on the probability that the rule confirms although there is no effect."""

@@ -146,7 +146,7 @@ def comparison(
     full_digest: str | None = None,
     root: Path | None = None,
 ) -> Table:
-    """The table *paper, this run, GPU run* for some claims of the ledger.
+    """The table *paper, this run, GPU run* for some claims of the ledger; without the paper where none of them has a figure.
 
     ``this_run`` is a loaded result or the verdicts just made. A published run is stamped stale where its digest is not
     ``full_digest`` (by default that of the claim's owner chapter as its code and sizes stand now).
@@ -171,6 +171,9 @@ def comparison(
                 full_cell(result, claim_id, now),
             )
         )
+    if all(known[row[0]].mark == "none" for row in rows):
+        rows = [(name, *runs) for name, _, *runs in rows]
+        return Table(("Claim", "This run", "GPU run"), rows, "This run and the published GPU run")
     return Table(("Claim", "Paper", "This run", "GPU run"), rows, "Paper, this run and the published GPU run")
 
 

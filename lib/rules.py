@@ -211,8 +211,7 @@ def examine(condition: Condition, profile: str, measurements: Sequence[Measureme
         why = f"{condition.region} in {confirmed} of {len(judged)} cells, {needed} needed: {_SAYS[verdict]}"
     if left_out:
         why += f" ({left_out} too small to count)"
-    least_n, least_seeds = min(m.n for m in mine), min(m.seeds for m in mine)
-    return Finding(condition, verdict, why, m.value, m.low, m.high, m.cell, len(judged), least_n, least_seeds)
+    return Finding(condition, verdict, why, m.value, m.low, m.high, m.cell, len(judged), m.n, m.seeds)
 
 
 _SAYS = {CONFIRMED: "yes", NOT_CONFIRMED: "no", UNRESOLVED: "the interval straddles the border"}

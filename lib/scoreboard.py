@@ -78,19 +78,35 @@ class Board:
 
 
 def verdicts_markdown(root: Path | None = None) -> str:
-    """The front page's table: every claim measured so far with its verdicts, and how many are not."""
+    """The front page's tables: how many claims came out how, and, folded away, every claim measured so far with its verdicts."""
     board = Board(root)
     measured = [c for c in board.claims.values() if any(board.entry(c, p) for p in PROFILES)]
     rows = [
         (f"{claim.id} {claim.statement}", *(board.word(claim, p) for p in PROFILES)) for claim in measured
     ]
-    missing = len(board.claims) - len(measured)
-    text = (
-        f"{missing} of the {len(board.claims)} claims in the ledger are not yet measured in either profile."
-    )
+    text = _in_all(board)
     if not rows:
         return text + "\n"
-    return f"{Table(('Claim', 'Quick', 'Full (GPU)'), rows).markdown()}\n\n{text}\n"
+    counts = _counts(board, _parts(board))
+    every = Table(("Claim", "Quick", "Full (GPU)"), rows).markdown()
+    return f"{text}\n\n{counts}\n\n:::::{{dropdown}} Every claim and its verdict\n{every}\n:::::\n"
+
+
+def _in_all(board: Board) -> str:
+    """How many claims there are, and of them judged in each profile, out of its reach, or not measured."""
+    claims, told = list(board.claims.values()), []
+    for profile, none in zip(PROFILES, (NOT_MEASURED, NOT_PUBLISHED), strict=True):
+        found = board.counts(claims, profile)
+        if found[NOT_MEASURED] == len(claims):
+            told.append(f"*{profile.capitalize()}*: {none}.")
+            continue
+        rest = {"out of reach": found[OUT_OF_REACH], NOT_MEASURED: found[NOT_MEASURED]}
+        parts = [
+            f"{len(claims) - sum(rest.values())} judged",
+            *(f"{n} {word}" for word, n in rest.items() if n),
+        ]
+        told.append(f"*{profile.capitalize()}*: {', '.join(parts)}.")
+    return f"{len(claims)} claims in the ledger. {' '.join(told)}"
 
 
 def scoreboard_markdown(root: Path | None = None) -> str:

@@ -51,7 +51,11 @@ def unreproduced_markdown(root: Path | None = None) -> str:
     stated = [claim for claim in board.claims.values() if not claim.ours]
     groups = {name: [claim for claim in stated if group(board, claim) == name] for name in GROUPS}
     listed = sum(map(len, groups.values()))
-    blocks = [f"{listed} of the {len(stated)} claims of the papers stand on this page."]
+    own = [claim for claims in groups.values() for claim in claims if claim.stated]
+    blocks = [
+        f"{listed} of the {len(stated)} claims about the papers stand on this page: {len(own)} sentences of the papers themselves, and "
+        f"{listed - len(own)} of this book's about them (a control, a derivation, a comparison)."
+    ]
     if not any(profile == "full" and result for (_, profile), result in board.results.items()):
         blocks[0] += (
             f" {NOT_PUBLISHED}: what follows rests on quick runs, whose data are mostly not the papers'."
@@ -59,7 +63,7 @@ def unreproduced_markdown(root: Path | None = None) -> str:
     if listed:
         rows = [_row(board, claim) for claims in groups.values() for claim in claims]
         blocks.append(
-            Table(("Claim", "Quick", "Full (GPU)", "Data in quick", "Data in full"), rows).markdown()
+            Table(("Claim", "Whose", "Quick", "Full (GPU)", "Data in quick", "Data in full"), rows).markdown()
         )
     homes = {chapter.name: f"/chapters/{chapter.path.stem}" for chapter in chapters(root or ROOT)}
     for name, claims in groups.items():
@@ -91,7 +95,16 @@ def data_named(scope: str) -> tuple[str, ...]:
 
 def _row(board: Board, claim: Claim) -> tuple[str, ...]:
     words = (board.word(claim, profile) for profile in PROFILES)
-    return (f"{claim.id} {claim.statement}", *words, *(_data(claim.scope[profile]) for profile in PROFILES))
+    return (
+        f"{claim.id} {claim.statement}",
+        _whose(claim),
+        *words,
+        *(_data(claim.scope[profile]) for profile in PROFILES),
+    )
+
+
+def _whose(claim: Claim) -> str:
+    return "the paper’s" if claim.stated else "ours"
 
 
 def _data(scope: str) -> str:
@@ -103,7 +116,8 @@ def _card(board: Board, claim: Claim, homes: Mapping[str, str]) -> str:
     home = homes.get(claim.chapter)
     chapter = f"{{doc}}`{claim.chapter} <{home}>`" if home else claim.chapter
     figure = claim.figure if claim.mark == "none" else f"{claim.figure} [{claim.mark}]"
-    lines = [f"- Paper ({markdown(claim.source)}): {markdown(figure)}. Chapter: {chapter}."]
+    title = "Paper" if claim.stated else "The book’s sentence about the paper"
+    lines = [f"- {title} ({markdown(claim.source)}): {markdown(figure)}. Chapter: {chapter}."]
     for profile in PROFILES:
         lines += _measured(board, claim, profile)
     quick, full = (_data(claim.scope[profile]) for profile in PROFILES)

@@ -388,3 +388,15 @@ def test_the_number_on_the_page_is_that_of_the_condition_that_decided():
     assert verdict.value == 1.3
     assert "scaling removed" in verdict.label
     assert claims.judge("P1-C2", "quick", found[:0]).headline is not None
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "text"),
+    [
+        (-3.55e-16, (-2.54, 2.54), "0 (-2.54 to 2.54)"),
+        (8.09e-16, (6.0e-16, 8.09e-16), "8.09e-16 (6e-16 to 8.09e-16)"),
+        (1e-16, (None, None), "1e-16"),
+    ],
+)
+def test_what_is_nothing_beside_its_interval_is_nought(value, interval, text):
+    assert claims.number(value, interval) == text

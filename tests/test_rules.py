@@ -223,3 +223,13 @@ def test_chance_bounds_dependent_cells_and_combines():
 def test_a_table_that_is_no_rule_is_refused_with_a_sentence(table):
     with pytest.raises(LedgerError, match=r"\w+ .*: |'"):
         parse_rule(table)
+
+
+def test_the_sizes_beside_a_number_are_those_of_its_own_cell():
+    cells = [
+        cell(3, 4, "large", n=1000, seeds=50),
+        cell(1, 2, "deciding", n=20, seeds=10),
+        cell(5, 6, "small", n=5, seeds=3),
+    ]
+    _, (finding,) = judge(parse_rule(BOTH), "quick", cells)
+    assert (finding.cell, finding.n, finding.seeds) == ("deciding", 20, 10)

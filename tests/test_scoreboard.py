@@ -69,7 +69,11 @@ def test_with_no_results_every_claim_is_in_plain_sight_as_not_yet_measured(tmp_p
     assert counts[-1][-1] == f"{len(LEDGER)}/{len(LEDGER)}"
     assert {cell for row in counts[1:-1] for cell in row[1:]} == {"0/0"}
     assert text.count("no claim has been judged yet") == 2
-    assert f"{len(LEDGER)} of the {len(LEDGER)} claims" in scoreboard.verdicts_markdown(tmp_path)
+    front = scoreboard.verdicts_markdown(tmp_path)
+    assert (
+        front
+        == f"{len(LEDGER)} claims in the ledger. *Quick*: not yet measured. *Full*: GPU run not yet published.\n"
+    )
 
 
 def test_claims_stand_in_the_order_of_their_numbers(tmp_path):
@@ -89,9 +93,10 @@ def test_verdicts_are_symbol_and_word_and_counted_with_what_chance_would_give(tm
     assert counts[-1][:2] == ["… not yet measured", "13/14"]
     assert "1 of 1 judged claims are confirmed" in text
     assert "chance alone would confirm at most 0 on average" in text
-    (front,) = tables(scoreboard.verdicts_markdown(tmp_path))
+    counted, front = tables(scoreboard.verdicts_markdown(tmp_path))
+    assert counted == counts
     assert front[1] == [f"P1-C1 {LEDGER['P1-C1'].statement}", "✓ confirmed", "not yet measured"]
-    assert f"{len(LEDGER) - 1} of the {len(LEDGER)} claims" in scoreboard.verdicts_markdown(tmp_path)
+    assert f"*Quick*: 1 judged, {len(LEDGER) - 1} not yet measured." in scoreboard.verdicts_markdown(tmp_path)
 
 
 def test_a_stale_full_run_is_stamped_and_a_fresh_one_is_not(tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ ABOVE, BELOW, ACROSS = (2.0, 1.5, 2.5), (0.5, 0.2, 0.8), (1.2, 0.6, 1.8)
 
 def test_without_results_every_claim_of_a_paper_is_listed_as_not_measured(tmp_path, ledger):
     text = unreproduced.unreproduced_markdown(tmp_path)
-    assert "7 of the 7 claims of the papers stand on this page" in text
+    assert "7 of the 7 claims about the papers stand on this page" in text
     assert "GPU run not yet published" in text
     assert set(cards(section(text, "Not yet measured (7)"))) == set(ledger) - {"X-C1"}
     assert "It needs a GPU" in cards(text)["P1-C7"]
@@ -184,3 +184,13 @@ def test_a_group_without_a_verdict_is_none(tmp_path, ledger):
     board = scoreboard.Board(tmp_path)
     assert unreproduced.group(board, ledger["P1-C1"]) is None
     assert unreproduced.group(board, dataclasses.replace(ledger["P1-C1"], id="P1-C9")) == results.NOT_MEASURED
+
+
+def test_whose_a_sentence_is_stands_beside_it(tmp_path, ledger):
+    ledger["P1-C2"] = claim("P1-C2", source="Derived in the notes")
+    ledger["P1-C3"] = claim("P1-C3", source="Ours: a control")
+    text = unreproduced.unreproduced_markdown(tmp_path)
+    assert "5 sentences of the papers themselves, and 2 of this book's" in text
+    lines = [line for line in text.splitlines() if line.startswith("| P1-")]
+    assert ["ours" in line for line in lines] == [False, True, True, False, False, False, False]
+    assert "The book’s sentence about the paper (Ours: a control)" in text

@@ -34,7 +34,14 @@ def _(found: Mass) -> Shown | None:
     values = found.excess.tolist()[:MOST]
     names = found.names[:MOST]
     said = "; ".join(f"{name} {value:.3g} %" for name, value in zip(names, values, strict=True))
-    return _dots(names, values, f"Excess mass of each network in percent: {said}.", "excess mass (%)")
+    alt = f"Excess mass of each network in percent: {said}."
+    return _dots(
+        names,
+        values,
+        alt,
+        "excess mass (%)",
+        "What each network has beyond the least mass along the scales used.",
+    )
 
 
 @draw.register(Barriers)
@@ -93,13 +100,19 @@ def _(found: Ensemble) -> Shown | None:
         values,
         f"{unit} of each network: {said}; of the ensemble {scale * together.value:.3g}, the dashed line.",
         unit,
+        "Each network alone; the dashed line is the ensemble.",
         scale * together.value,
     )
 
 
 @style()
 def _dots(
-    names: tuple[str, ...], values: list[float], alt: str, xlabel: str, reference: float | None = None
+    names: tuple[str, ...],
+    values: list[float],
+    alt: str,
+    xlabel: str,
+    caption: str,
+    reference: float | None = None,
 ) -> Shown:
     fig, axes = figure(6.4, 0.9 + 0.3 * len(names))
     sign = Sign(COLOURS[0], DASHES[0], MARKERS[0])
@@ -111,7 +124,7 @@ def _dots(
     axes.set(xlabel=xlabel)
     left, right = axes.get_xlim()
     axes.set_xlim(min(left, 0.0), right)
-    return show(fig, alt)
+    return show(fig, alt, caption)
 
 
 def _shown(found: Barriers) -> dict[str, Lines]:

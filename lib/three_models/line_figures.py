@@ -63,7 +63,14 @@ def triangles(found: Mapping[str, tuple[Float[np.ndarray, "K 3"], Float[np.ndarr
             ax.annotate(place, at, ha="center", va="bottom" if place == "C" else "top", xytext=(0, 3 if place == "C" else -3), textcoords="offset points")  # fmt: skip
         corners, centre = weights.max(1) == 1, np.abs(weights - 1 / 3).max(1).argmin()
         ax.plot(x[centre], y[centre], "+", color=INK, ms=9)
-        ax.set(title=name, aspect="equal", xticks=[], yticks=[], xlim=(-0.08, 1.08), ylim=(-0.12, 1.0))
+        ax.set(
+            title=f"{name}\ncentre {loss[centre]:.3f}",
+            aspect="equal",
+            xticks=[],
+            yticks=[],
+            xlim=(-0.08, 1.08),
+            ylim=(-0.12, 1.0),
+        )
         ax.spines[:].set_visible(False)
         ax.grid(False)
         words.append(

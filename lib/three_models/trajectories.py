@@ -273,6 +273,17 @@ def measure_several(found: Followed) -> tuple[list[Measurement], str]:
     ], f"{matching} at epoch {epoch}"
 
 
+def several_in_words(measured: Sequence[Measurement]) -> str:
+    """What ``measure_several`` found, as a sentence; "" where it found no such permutation."""
+    if not measured:
+        return ""
+    agree, less = measured
+    return (
+        f"The two agree on {agree.value:.0%} of the positions, and their error barriers differ by {100 * less.value:.2f} points "
+        f"({100 * less.low:.2f} to {100 * less.high:.2f})."
+    )
+
+
 def _measurement(name: str, cell: str, interval: tuple[float, ...], found: Followed) -> Measurement:
     value, low, high = interval
     return Measurement(name, cell, value, low, high, n=found.members, seeds=found.members)
