@@ -11,6 +11,8 @@ from scipy.stats import spearmanr
 from lib import diversity, metrics
 from lib.diversity import Pairs
 
+pytestmark = pytest.mark.usefixtures("two_threads")  # blocks are shared among torch's threads
+
 
 def probabilities(count=40, inputs=60, classes=5, seed=1, spread=4.0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)

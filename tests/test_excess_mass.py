@@ -102,6 +102,7 @@ def test_the_grids_vary_noise_and_decay_independently():
     assert (quiet.lr, quiet.steps, quiet.decay, quiet.batch) == (noisy.lr, noisy.steps, noisy.decay, 800)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_each_setting_trains_as_its_own_recipe():
     inputs, targets = problem()
     settings = [Setting(0.1, 4, 0.1, 6), Setting(0.5, 4, 0.0, 12), Setting(0.2, 24, 0.01, 3), Setting(0.3, 4, 0.0, 12)]  # fmt: skip

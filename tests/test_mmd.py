@@ -10,6 +10,8 @@ from scipy.spatial.distance import cdist
 from lib import mmd
 from lib.mmd import Bandwidths, Reference
 
+pytestmark = pytest.mark.usefixtures("two_threads")  # blocks are shared among torch's threads
+
 
 def normal(*shape, seed=1, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)

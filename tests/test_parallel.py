@@ -17,12 +17,7 @@ from lib.parallel import side_by_side
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def test_results_come_in_the_order_of_the_pieces(monkeypatch):

@@ -153,8 +153,10 @@ def test_ctrl_c_leaves_no_half_copy_and_no_kernel(checkout):
     wait = "import os, time\nopen('begun', 'w').write(str(os.getpid()))\ntime.sleep(600)"
     checkout.chapter("01-good", PARAMETERS, ("code", (), wait))
     begun = checkout.root / "chapters" / "begun"
+    # tests in a shell's background ignore the signal, and would hand that on
+    heed = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     with subprocess.Popen(
-        [sys.executable, "-m", "lib.run"],
+        [sys.executable, "-c", f"{heed}; runpy.run_module('lib.run', run_name='__main__', alter_sys=True)"],
         cwd=checkout.root,
         env=checkout.environment(),
         stderr=subprocess.PIPE,

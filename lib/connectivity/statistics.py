@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from lib.connectivity.mixtures import mixed
 from lib.params import Params, population_size, select
@@ -109,7 +110,7 @@ def repair(
             shift = torch.where(alive, goal[f"{name}.mean"] - mean * scale, 0.0)
             prefix = f"{name}." if name else ""
             weight, bias = own[f"{prefix}weight"], own[f"{prefix}bias"]
-            found[f"{prefix}weight"] = weight * scale.view(-1, *[1] * (weight.ndim - 1))
+            found[f"{prefix}weight"] = weight * _along(layer, scale, weight.ndim)
             found[f"{prefix}bias"] = bias * scale + shift
             around = (1, -1, *[1] * (y.ndim - 2))
             return y * scale.view(around) + shift.view(around)
@@ -118,6 +119,15 @@ def repair(
         return found
 
     return kept(between | _each(correct, between, goals))
+
+
+def _along(layer: nn.Module, scale: Float[Tensor, " units"], axes: int) -> Float[Tensor, "*broadcast"]:
+    """A factor a unit as a factor of the layer's weight, which has so many axes: the units lie along the first, but for transposed
+    convolutions, whose weight is (inputs, units of a group, ...), the inputs of one group after those of another."""
+    if not isinstance(layer, _ConvTransposeNd):
+        return scale.view(-1, *[1] * (axes - 1))
+    inputs = layer.in_channels // layer.groups
+    return scale.view(layer.groups, -1).repeat_interleave(inputs, 0)[..., *[None] * (axes - 2)]
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

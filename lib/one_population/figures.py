@@ -23,32 +23,47 @@ ONE_RUN, ALL = "one run", "the population"
 
 @style()
 def hills(pairs: Mapping[str, Pairs], heat: Heat) -> Shown:
-    """Energy on the lines of all pairs over the heat, and the barrier of the test loss, a row a view."""
+    """Energy on the lines of all pairs over the heat, and the barrier of the test loss, a row a view. Where the chains of the heat
+    have not arrived, the energy stands there in nats, compared with nothing."""
     fig, axes = figure(8.4, 2.5, columns=2, sharey=True)
-    sign = signs(VIEWS, "views")
+    sign, unit = signs(VIEWS, "views"), "of the heat" if heat.arrived else "nats of energy"
+    risen = np.array([_over_heat(pairs[v], heat) if heat.arrived else level(pairs[v].energy) for v in VIEWS])
+    walls = np.array([level(pairs[view].loss) for view in VIEWS])
     words = []
     for y, view in enumerate(VIEWS):
-        risen = jackknife(
-            lambda g, v=view: np.array([of_pairs(pairs[v].energy, g[0]) / heat.values[g[1]].mean()]),
-            [len(pairs[view].energy), len(heat.values)],
-        )
-        found = (np.ravel(risen), np.array(level(pairs[view].loss)))
-        for ax, each in zip(axes, found, strict=True):
-            dot(ax, y, each, sign[view])
-        words.append(f"{view}: {said(found[0])} of the heat, {said(found[1])} nats")
+        dot(axes[0], y, risen[y], sign[view])
+        dot(axes[1], y, walls[y], sign[view])
+        words.append(f"{view}: {said(risen[y])} {unit}, {said(walls[y])} nats of test loss")
     rows(axes[0], VIEWS)
     axes[1].tick_params(axis="y", length=0)
     axes[1].grid(axis="x")
-    axes[0].axvline(1, color=INK, lw=1, ls="--", zorder=0)
-    axes[0].annotate("the heat", (1, 0.02), xycoords=("data", "axes fraction"), xytext=(-4, 0), textcoords="offset points", ha="right")  # fmt: skip
-    axes[0].set(xlabel="rise of the energy on a line, over the heat", xlim=(0, 1.15))
-    axes[1].set(xlabel="barrier of the test loss (nats)")
-    axes[1].set_xlim(left=0)
+    if heat.arrived:
+        axes[0].axvline(1, color=INK, lw=1, ls="--", zorder=0)
+        room = {"xytext": (-4, 0), "ha": "right"} if risen.max() < 4 else {"xytext": (4, 0), "ha": "left"}
+        axes[0].annotate("the heat", (1, 0.02), xycoords=("data", "axes fraction"), textcoords="offset points", **room)  # fmt: skip
+        against = "over the heat"
+        note = "Left of the dashed line the posterior's own draws stand higher than the hill."
+    else:
+        against = "in nats"
+        note = "The chains of the heat have not arrived, so the rise of the energy is compared with nothing."
+    axes[0].set_xlabel(f"rise of the energy on a line, {against}")
+    axes[1].set_xlabel("barrier of the test loss (nats)")
+    for ax, drawn in zip(axes, (risen, walls), strict=True):
+        if drawn.min() >= 0:
+            ax.set_xlim(left=0)
     return show(
         fig,
-        f"Two panels with a row for each view of the population: rise of the posterior's energy on the line of two networks over the "
-        f"heat, and barrier of the test loss. {'; '.join(words)}.",
-        "Means over all pairs, 95 % intervals over networks. Left of the dashed line the posterior's own draws stand higher than the hill.",
+        f"Two panels with a row for each view of the population: rise of the posterior's energy on the line of two networks {against}, "
+        f"and barrier of the test loss. {'; '.join(words)}.",
+        f"Means over all pairs, 95 % intervals over networks. {note}",
+    )
+
+
+def _over_heat(found: Pairs, heat: Heat) -> Float[np.ndarray, " 3"]:
+    """Mean rise of the energy over the heat, with its interval over networks and chains."""
+    sizes = [len(found.energy), len(heat.values)]
+    return np.ravel(
+        jackknife(lambda g: np.array([of_pairs(found.energy, g[0]) / heat.values[g[1]].mean()]), sizes)
     )
 
 
@@ -68,7 +83,7 @@ def predictions(losses: Mapping[str, Losses]) -> Shown:
     rows(ax, names)
     logarithmic(ax, "x", [np.clip(bands, 1e-3, None)])
     key(ax, sign)
-    ax.set(xlabel="test loss of averaged predictions (nats), logarithmic")
+    ax.set(xlabel="test loss of averaged predictions (nats)")
     words = [f"{name}: {said(bands[:, y], '.3f')}" for y, name in enumerate(names)]
     return show(
         fig,
@@ -127,7 +142,7 @@ def bounds(found: Begun) -> Shown:
         )
     logarithmic(left, "x", [places])
     logarithmic(left, "y", found.bound.values())
-    left.set(xlabel="updates + 1", ylabel="minus the bound (nats an example), logarithmic")
+    left.set(xlabel="updates + 1", ylabel="minus the bound (nats an example)")
     rows(right, STARTS)
     right.set(xlabel="test loss at the end (nats)")
     legend_above(fig, *left.get_legend_handles_labels())

@@ -115,19 +115,15 @@ def look(sizes: Sizes, found: Populations, *, seed: int, device: torch.device) -
     local_points = points[: sizes.local_members]
     moved_points = energy.permuted(problem, points[: sizes.local_moved], seed)
     pieces = {
-        "apart": lambda: twin_measures.distances(again(), plain, twin, sizes.twin_groups, seed),
-        "unit": lambda: paths.pairs(
-            again(), seen(again(), select(twin, few), ALIGNED, "unit_norm"), sizes.alphas
-        ),
         **{
             f"pairs {view}": lambda v=view: paths.pairs(again(), select(found.seen[v], few), sizes.alphas)
             for view in VIEWS
         },
         "losses": lambda: gaussians.losses(again(), found.seen, sizes.groups, sizes.draws, seed),
-        "moved": lambda: energy.local(again(), moved_points, options, seed, first=sizes.local_members),
         "one run": lambda: gaussians.one_run(again(), plain, sizes.groups, sizes.draws, seed),
-        "starts": lambda: starts.begin(
-            again(), dict(found.seen), sizes.groups, sizes.looks, sizes.bound_draws, seed
+        # aligned among all of them, as the plain networks are: how many are aligned together changes their barriers
+        "unit": lambda: paths.pairs(
+            again(), select(seen(again(), twin, ALIGNED, "unit_norm"), few), sizes.alphas
         ),
         "heat": lambda: energy.heat(
             again(),
@@ -137,6 +133,11 @@ def look(sizes: Sizes, found: Populations, *, seed: int, device: torch.device) -
             leapfrog=sizes.heat_leapfrog,
             seed=seed,
         ),
+        "starts": lambda: starts.begin(
+            again(), dict(found.seen), sizes.groups, sizes.looks, sizes.bound_draws, seed
+        ),
+        "moved": lambda: energy.local(again(), moved_points, options, seed, first=sizes.local_members),
+        "apart": lambda: twin_measures.distances(again(), plain, twin, sizes.twin_groups, seed),
         "local": lambda: energy.local(again(), local_points, options, seed),
     }
     done = dict(zip(pieces, side_by_side(list(pieces.values()), device), strict=True))

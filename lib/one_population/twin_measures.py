@@ -51,14 +51,19 @@ def measure_apart(cell: str, found: Mapping[str, Float[np.ndarray, " groups"]], 
 
 
 def measure_barriers(cell: str, plain: Pairs, twin: Pairs) -> list[Measurement]:
-    """X-C10: mean aligned barrier of the test loss, unit-norm over plain networks; jackknife over both populations."""
+    """X-C10: mean aligned barrier of the test loss, unit-norm over plain networks, both aligned among equally many. The jackknife
+    leaves out a network together with its twin, since they share initial directions and batches."""
+    n = len(plain.loss)
+    if len(twin.loss) != n:
+        raise ValueError(
+            f"{len(twin.loss)} twins stand beside {n} networks: their barriers are compared twin by twin, so pass equally many."
+        )
 
     def ratio(groups: list[np.ndarray]) -> np.ndarray:
-        return np.array([of_pairs(twin.loss, groups[1]) / of_pairs(plain.loss, groups[0])])
+        return np.array([of_pairs(twin.loss, groups[0]) / of_pairs(plain.loss, groups[0])])
 
-    sizes = [len(plain.loss), len(twin.loss)]
-    value, low, high = (float(x[0]) for x in jackknife(ratio, sizes))
-    return [Measurement("barrier_ratio", cell, value, low, high, n=min(sizes), seeds=min(sizes))]
+    value, low, high = (float(x[0]) for x in jackknife(ratio, [n]))
+    return [Measurement("barrier_ratio", cell, value, low, high, n=n, seeds=n)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ From the shell: ``python -m lib.report CHECKPOINTS --builder module:function --d
     models = checkpoints.read("runs/", build)
     halves = data_source.draw(data_source.read("data.npz"), 1000)
     structure = assess.structure(models.net, halves.example)
-    alignment = assess.align(models, structure.symmetries)
+    mass = assess.mass(models, structure.symmetries)
+    alignment = assess.align(mass.balanced, structure.symmetries)
     merging = assess.merging(models, halves, structure.symmetries, alignment)
     print(*sentences.say(merging), sep="\\n")
 """

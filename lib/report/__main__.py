@@ -6,7 +6,9 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from safetensors import SafetensorError
 
 from lib import device
 from lib.report import checkpoints
@@ -19,7 +21,7 @@ from lib.report.sentences import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: 0 where something was reported, 1 where nothing could be."""
+    """Command line: 0 where what was asked for was reported, 1 where nothing could be, or the examples that were given could not be used."""
     asked = _parser().parse_args(arguments)
     started = time.perf_counter()
     try:
@@ -47,8 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for line in summary(found):
         print(line)
-    if asked.merged:
-        print(_saved(found, asked.merged))
     command = f"python -m lib.report {shlex.join(arguments if arguments is not None else sys.argv[1:])}"
     html = page(found, title=f"{len(models)} networks: {type(models.net).__name__}", how=command)
     try:
@@ -59,7 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     print(f"The report ({time.perf_counter() - started:.0f} s): {written}")
-    return int(found.empty)
+    if asked.merged:
+        print(_saved(found, asked.merged))
+    unread = asked.data is not None and found.halves is None
+    if unread:
+        print("Nothing was scored, since the examples could not be used.", file=sys.stderr)
+    return int(found.empty or unread)
 
 
 def summary(found: Report) -> list[str]:
@@ -67,9 +72,10 @@ def summary(found: Report) -> list[str]:
     lines = [say(found.models)[0], *(f"Refused: {each}" for each in found.models.refused)]
     if "data" in found.problems:
         lines.append(f"Data: {found.problems['data']}")
-    for part in (found.merging, found.ensemble):
-        if part is not None:
-            lines.append(say(part)[0])
+    lines += [found.headline] if found.headline else []
+    lines += [say(found.ensemble)[0]] if found.ensemble is not None else []
+    if found.structure is not None and found.structure.why_not:
+        lines.append(say(found.structure)[0])
     lines += [f"Not measured: {name}: {why}" for name, why in found.problems.items() if name != "data"]
     lines += [f"- {each}" for each in found.advice]
     return lines
@@ -82,7 +88,7 @@ def _saved(found: Report, path: str) -> str:
         return (
             f"The {found.merging.chosen} of the networks was saved: {found.merging.save(path)} (safetensors)."
         )
-    except OSError as problem:
+    except (OSError, SafetensorError) as problem:
         return f"No merged network was saved to {path}: {problem}"
 
 
@@ -98,10 +104,13 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
     return found
 
 
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed: write a whole number from 0 on.")
-    return int(text)
+def _least(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} will not do: write a whole number from {least} on.")
+        return int(text)
+
+    return read
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,13 +134,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", help="an .npz with inputs and targets, or a folder with one subfolder of pictures a class")
     add("--task", choices=TASKS, default="classification")
     add("--out", default="report.html", help="where the page goes")
-    add("--examples", type=int, help="how many are used; as many as a few minutes allow by default")
+    add("--examples", type=_least(4), help="how many are used; as many as a few minutes allow by default")
     add("--merged", metavar="FILE", help="save the merged network there, as safetensors")
-    add("--image-size", type=int, default=IMAGE_SIZE, help="pictures are resized to this")
+    add("--image-size", type=_least(1), default=IMAGE_SIZE, help="pictures are resized to this")
     add("--normalise", choices=tuple(NORMALISATIONS), help="bring pictures to this set's mean and deviation")
     add("--input-shape", help="of one input, where no data say it: 3,32,32")
     add("--device", default="auto")
-    add("--seed", type=_whole, default=0)
+    add("--seed", type=_least(0), default=0)
     return parser
 
 

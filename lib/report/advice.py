@@ -9,23 +9,28 @@ from dataclasses import dataclass
 from lib.report.barriers import Barriers
 from lib.report.checkpoints import Models
 from lib.report.ensemble import ENSEMBLE, SINGLE, Ensemble
-from lib.report.intervals import NETWORKS, over_networks
-from lib.report.merging import BEST, MEAN, STALE, Merging
+from lib.report.intervals import NETWORKS
+from lib.report.merging import BEST, MEAN, SINGLE_ANEW, STALE, Merging
 from lib.report.merging import ENSEMBLE as TOGETHER
+from lib.report.merging import SINGLE as ONE
 from lib.report.structure import Alignment, Mass
 from lib.report.verdicts import (
     ALIKE,
     COLLAPSE,
     FEW,
     IMBALANCE,
-    MARGIN,
     MISCALIBRATED,
     NO,
     YES,
     compared,
     flat,
     gains,
+    guesses,
+    margin,
     mergeable,
+    shifted,
+    spoilt,
+    within,
 )
 from lib.table import Table
 
@@ -53,13 +58,24 @@ def advise(
     problems: Mapping[str, str] | None = None,
 ) -> tuple[Advice, ...]:
     """All steps that the rules call for, from whatever was measured; never empty."""
-    found = list(_of_files(models, alignment))
+    found = list(_of_worthless(ensemble)) if ensemble is not None else []
+    if merging is not None and shifted(merging):
+        before, after = (_error_of(merging, name) for name in (ONE, SINGLE_ANEW))
+        found.append(
+            Advice(
+                "Check preprocessing",
+                f"reading BatchNorm's statistics anew brings even a single network from {before} to {after}: these examples are not what the networks "
+                "were trained on, and what a mean gains by new statistics is that.",
+            )
+        )
+    found += _of_files(models, alignment)
     if problems and "data" in problems:
         action = "Give data" if problems["data"].startswith("no data") else "Mend the data"
         found.append(Advice(action, f"no score could be measured: {problems['data']}"))
-    if merging is not None:
+    knows = ensemble is None or not guesses(ensemble)
+    if merging is not None and knows:
         found += _of_merging(merging, barriers)
-    if ensemble is not None:
+    if ensemble is not None and knows:
         found += _of_ensemble(ensemble, merging)
     if mass is not None and mass.kinds and mass.mean_excess.value > IMBALANCE:
         found.append(
@@ -112,16 +128,17 @@ def _of_files(models: Models, alignment: Alignment | None) -> Iterator[Advice]:
 def _of_merging(found: Merging, barriers: Barriers | None) -> Iterator[Advice]:
     verdict, gap = mergeable(found), found.gap()
     n, more = len(found.names), f"{compared(gap, found.task)} a single network"
-    if verdict == YES and found.chosen == MEAN:
+    if verdict == YES and mergeable(found, MEAN) == YES:
         yield Advice(
             "Average them as they are",
-            f"their plain mean errs {more}; no alignment is needed: --merged FILE saves it.",
+            f"their plain mean errs {compared(found.gap(MEAN), found.task)} a single network, and {compared(found.gap(MEAN, BEST), found.task)} "
+            f"{found.best}, the best by the calibration half; no alignment is needed. --merged FILE saves the {found.chosen}.",
         )
     elif verdict == YES:
         yield Advice(
             "Merge after alignment",
             f"in one order of units their mean errs {more}, as they are {compared(found.gap(MEAN), found.task)} one: --merged FILE saves "
-            f"it, one network in place of {n}.",
+            f"it, one network in place of {n}. It errs {compared(found.gap(than=BEST), found.task)} {found.best}, the best by the calibration half.",
         )
     elif verdict == NO:
         yield Advice("Do not average them", f"the {found.chosen} errs {more}.")
@@ -131,6 +148,12 @@ def _of_merging(found: Merging, barriers: Barriers | None) -> Iterator[Advice]:
                 f"the loss barrier is {hill.text()} even where it is least ({barriers.best}). Copies of one network that has been trained for a "
                 "while, and then trained apart, often stay in one valley (Frankle et al. 2020).",
             )
+    elif not found.method and within(gap, margin(found)) == NO:
+        yield Advice(
+            "Match their units first",
+            f"the plain mean errs {more}, and the report could not match units (see Symmetries): with a builder that the tracer follows it may be "
+            "another matter.",
+        )
     else:
         yield Advice("Collect more examples", _how_many(found))
     stale = f"{found.chosen}{STALE}"
@@ -139,37 +162,57 @@ def _of_merging(found: Merging, barriers: Barriers | None) -> Iterator[Advice]:
         if fall > (
             COLLAPSE if found.task == "classification" else COLLAPSE * float(found.error[stale].mean())
         ):
+            before, after = (_error_of(found, name) for name in (stale, found.chosen))
             yield Advice(
-                "Recalibrate BatchNorm after averaging",
-                f"statistics read anew bring the error of the {found.chosen} from {found.score(stale).text('.4g')} to "
-                f"{found.score(found.chosen).text('.4g')}.",
+                "Recalibrate BatchNorm wherever you average by hand",
+                f"statistics read anew bring the error of the {found.chosen} from {before} to {after}. The network that --merged saves has them.",
             )
+
+
+def _error_of(found: Merging, name: str) -> str:
+    form, scale, unit = (".2f", 100, " %") if found.task == "classification" else (".4g", 1, "")
+    return found.score(name).text(form, scale) + unit
 
 
 def _how_many(found: Merging) -> str:
     """Half the interval shrinks with the root of the number of examples."""
-    gap, margin, n = found.gap(), MARGIN[found.task], len(next(iter(found.error.values())))
+    gap, most, n = found.gap(), margin(found), len(next(iter(found.error.values())))
     if found.task == "regression" and n < FEW:
         return f"{n:,} scoring examples are too few for a verdict on squared errors: {FEW} are the least."
-    half, room = (gap.high - gap.low) / 2, abs(gap.value - margin)
-    text = f"{n:,} examples leave it open: the {found.chosen} errs {compared(gap, found.task)} a single network, astride the margin of {100 * margin:g}"
-    if room <= half / 30:
+    half, room = (gap.high - gap.low) / 2, abs(gap.value - most)
+    text = f"{n:,} examples leave it open: the {found.chosen} errs {compared(gap, found.task)} a single network, astride the margin of {100 * most:.2g}"
+    if room <= half / 10:
         return f"{text}, and so near it that no affordable number would decide."
-    return f"{text}; about {math.ceil(n * (half / room) ** 2):,} in the scoring half would decide it at this difference (--examples, if the data hold them)."
+    return f"{text}; about {math.ceil(n * (half / room) ** 2):,} in the scoring half would decide it at this difference, of your data (--examples) or new ones."
+
+
+def _of_worthless(found: Ensemble) -> Iterator[Advice]:
+    """Networks that know nothing come before everything else: they spoil all comparisons."""
+    scale, form, unit = (100, ".2f", " %") if found.task == "classification" else (1, ".4g", "")
+    if guesses(found):
+        yield Advice(
+            "Check labels and preprocessing",
+            f"a single network errs {found.level.text(form, scale)}{unit}, and to answer the same every time would err "
+            f"{scale * found.chance:{form}}{unit}: nothing that is measured on these examples means much.",
+        )
+    elif names := spoilt(found):
+        errors = dict(zip(found.names, found.alone.tolist(), strict=True))
+        told = ", ".join(f"{name} ({scale * errors[name]:{form}}{unit})" for name in names)
+        yield Advice(
+            "Leave them out, and run again",
+            f"next to nothing is known by {told}, which {'err' if len(names) > 1 else 'errs'} about as much as a constant answer ({scale * found.chance:{form}}{unit}), the median of "
+            f"all {scale * float(found.alone.median()):{form}}{unit}: such networks spoil every mean on this page.",
+        )
 
 
 def _of_ensemble(found: Ensemble, merging: Merging | None) -> Iterator[Advice]:
-    single = over_networks(found.alone)
-    if found.chance > 0 and (single.low if single.known else single.value) >= found.chance:
-        scale, form = (100, ".2f") if found.task == "classification" else (1, ".4g")
-        yield Advice(
-            "Check labels and preprocessing",
-            f"a single network errs {scale * float(found.alone.mean()):{form}}, and to answer the same every time would err "
-            f"{scale * found.chance:{form}}: nothing that is measured on these examples means much.",
-        )
     unit = "points" if found.task == "classification" else "% of the squared error"
     differ = next(iter(found.diversity.values()), None)
-    if found.task == "classification" and differ is not None and differ.value < ALIKE:
+    if (
+        found.task == "classification"
+        and differ is not None
+        and differ.value <= min(ALIKE, found.level.value / 10)
+    ):
         yield Advice(
             "Keep one of them", f"two networks disagree on {100 * differ.value:.2g} % of the examples: together they are hardly more than one."
         )  # fmt: skip

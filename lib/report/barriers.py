@@ -128,12 +128,12 @@ def barriers(
     lines = _Lines(models, data, alphas, data.calibration.inputs[:calibration])
     found: dict[str, list[Tensor]] = {}
     for k, (i, j) in enumerate(pairs.tolist()):
-        seconds = {PLAIN: member(models.params, j)}
+        ends = {PLAIN: (member(models.params, i), member(models.params, j))}
         for way in (alignment, activations):
             if way is not None and symmetries is not None:
-                seconds[f"matched by {way.by}"] = way.second(models, symmetries, k)
-        for kind, second in seconds.items():
-            for name, line in lines.between(member(models.params, i), second, (i, j)).items():
+                ends[f"matched by {way.by}"] = way.pair(symmetries, k)
+        for kind, (first, second) in ends.items():
+            for name, line in lines.between(first, second, (i, j)).items():
                 found.setdefault(kind + name, []).append(line)
     kinds = {kind: _stacked(alphas, each) for kind, each in found.items()}
     parts, why = None, ""

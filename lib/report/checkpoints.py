@@ -44,6 +44,7 @@ class Models(Finding):
     notes      what was done to a file before it fitted, one sentence each
     refused    files that were left out
     passed     files whose names are not those of checkpoints
+    balanced   whether the networks stand at the least mass of their orbits, and not as they were read
     """
 
     net: nn.Module = field(repr=False)
@@ -52,6 +53,7 @@ class Models(Finding):
     notes: tuple[str, ...] = ()
     refused: tuple[Refused, ...] = ()
     passed: tuple[str, ...] = ()
+    balanced: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -159,7 +161,32 @@ def _stripped(tensors: Params, wanted: Mapping[str, Tensor]) -> tuple[Params, li
             break
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         notes.append(f"the prefix {prefix!r} was taken off every name")
+    if tensors.keys().isdisjoint(wanted):
+        tensors, more = _among(tensors, wanted)
+        notes += more
     return tensors, notes
+
+
+def _among(tensors: Params, wanted: Mapping[str, Tensor]) -> tuple[Params, list[str]]:
+    """The names that a prefix puts before all of the builder's, as where a trainer's own module holds the network beside others."""
+    known = set(wanted)
+    if not known:
+        return tensors, []
+    some = next(iter(wanted))
+    for prefix in sorted({name.removesuffix(some) for name in tensors if name.endswith(some)}):
+        if {prefix + name for name in known} <= tensors.keys():
+            rest = sorted(
+                name
+                for name in tensors
+                if name.removeprefix(prefix) not in known or not name.startswith(prefix)
+            )
+            note = f"the prefix {prefix!r} was taken off" + (
+                f", and {len(rest)} other tensor{'s' if len(rest) > 1 else ''} left out ({', '.join(rest[:3])}{' …' if len(rest) > 3 else ''})"
+                if rest
+                else ""
+            )
+            return {name: tensors[prefix + name] for name in wanted}, [note]
+    return tensors, []
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> str:

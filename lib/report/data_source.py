@@ -108,17 +108,19 @@ def draw(source: Source, examples: int | None = None, *, seed: int = 0) -> Halve
     if count < 4:
         raise DataProblem(f"{count} examples are too few for two halves with two each: give at least four.")
     order = permutation(seed, torch.zeros(1, dtype=torch.int64), "report/examples", 0, len(source))[0][:count]
-    parts = []
+    parts, broken = [], {}
     for rows in (order[: count // 2], order[count // 2 :]):
         inputs, targets = source.take(rows.numpy()), source.targets[rows]
         for what, values in (("inputs", inputs), ("targets", targets)):
-            if values.is_floating_point() and not bool(values.isfinite().all()):
+            if values.is_floating_point():
                 which = (~values.isfinite()).flatten(1).any(1) if values.ndim > 1 else ~values.isfinite()
-                raise DataProblem(
-                    f"the {what} of {int(which.sum())} of {len(rows)} examples are NaN or infinite, example {int(rows[which][0])} "
-                    "the first: leave them out, or fill them in as in training."
-                )
+                broken.setdefault(what, []).extend(rows[which].tolist())
         parts.append(Examples(inputs, targets))
+    for what, rows in broken.items():
+        if rows:
+            raise DataProblem(
+                f"the {what} of {len(rows)} of {count} examples are NaN or infinite, example {min(rows)} the first: leave them out."
+            )
     return Halves(source.task, *parts, left_out=len(source) - count, notes=source.notes)
 
 
@@ -191,6 +193,14 @@ def _targets(targets: np.ndarray, task: str, name: str) -> Tensor:
     whole = targets.dtype.kind in "iub" or (
         targets.dtype.kind == "f" and bool((targets == np.round(targets)).all())
     )
+    if (
+        targets.ndim == 2
+        and whole
+        and bool(((targets == 0) | (targets == 1)).all() and (targets.sum(1) == 1).all())
+    ):
+        raise DataProblem(
+            f"the targets of {name} are one-hot, of shape {targets.shape}: save targets.argmax(1), the numbers of the classes."
+        )
     if targets.ndim != 1 or not whole:
         raise DataProblem(
             f"the targets of {name} are {targets.dtype} of shape {targets.shape}, not whole labels (N,): give class numbers from 0 "

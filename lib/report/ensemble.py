@@ -27,7 +27,7 @@ from lib.report.intervals import (
     resampled,
     share,
 )
-from lib.report.outputs import Predictions, losses, wrong
+from lib.report.outputs import Predictions, constant_error, losses, wrong
 from lib.report.outputs import predictions as predict
 from lib.table import Table
 
@@ -39,24 +39,33 @@ SINGLE, ENSEMBLE, SCALED, SINGLE_SCALED = (
 )
 
 
+COLDEST, HOTTEST = (
+    0.01,
+    100.0,
+)  # fitted temperatures beyond run to the end of the search: too few errors, or no knowledge
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Ensemble(Finding):
     """n networks alone and together, on the scoring half.
 
     scores       measure -> network(s) -> value; singles over networks, the ensemble over examples
     alone        error of each network (a share; in regression the mean squared error), (n,)
+    level        their mean, over examples
     diversity    measure -> mean over pairs; empty for one network
     gain         by how much the ensemble's error is below the mean network's, example by example; None for one network
     chance       error of who always says the commonest class (the mean target) of these examples
-    temperature  of the mean single network and of the ensemble, fitted on the calibration half; empty in regression
+    temperature  of the mean single network and of the ensemble, fitted on the calibration half; empty in regression, and where the
+                 examples determine none
     cooling      by how much that temperature lowers the negative log-likelihood (of the ensemble, of a single network's mean), over
-                 examples; None in regression
+                 examples; None where there is none
     """
 
     task: str
     names: tuple[str, ...]
     scores: Mapping[str, Mapping[str, Interval]]
     alone: Float64[Tensor, " n"]
+    level: Interval
     diversity: Mapping[str, Interval]
     gain: Interval | None
     chance: float
@@ -137,7 +146,15 @@ def _classification(models: Models, data: Halves, own: Tensor, held: Tensor, see
         diversity = _diversity(own.argmax(-1), chances, pairs, n)
         gain = difference(alone.mean(0) - wrong(together, labels))
     heats = {SINGLE: float(heat.mean()), **({ENSEMBLE: float(heat_together)} if n > 1 else {})}
-    chance = 1 - float(labels.bincount().max()) / len(labels)
+    if not all(COLDEST < float(each) < HOTTEST for each in (*heat, heat_together)):
+        heats, scores = (
+            {},
+            {
+                name: {who: x for who, x in each.items() if who not in (SCALED, SINGLE_SCALED)}
+                for name, each in scores.items()
+            },
+        )
+    chance = constant_error(labels)
     before, after = ([together], [cooled]) if n > 1 else (chances, scaled)
     saved = sum(
         _each(metrics.nll, a, labels) - _each(metrics.nll, b, labels)
@@ -148,11 +165,12 @@ def _classification(models: Models, data: Halves, own: Tensor, held: Tensor, see
         models.names,
         scores,
         alone.mean(1),
+        share(alone.mean(0)),
         diversity,
         gain,
         chance,
         heats,
-        over_examples(saved, seed=seed),
+        over_examples(saved, seed=seed) if heats else None,
         len(labels),
     )
 
@@ -206,7 +224,17 @@ def _regression(models: Models, data: Halves, own: Float64[Tensor, "n N out"]) -
     spread = targets.double().view(len(targets), -1)
     chance = float((spread - spread.mean(0)).square().sum(1).mean())
     return Ensemble(
-        data.task, models.names, scores, alone.mean(1), diversity, gain, chance, {}, None, len(targets)
+        data.task,
+        models.names,
+        scores,
+        alone.mean(1),
+        over_examples(alone.mean(0)),
+        diversity,
+        gain,
+        chance,
+        {},
+        None,
+        len(targets),
     )
 
 

@@ -14,13 +14,17 @@ from lib.report.advice import Advice, advise
 from lib.report.checkpoints import Models
 from lib.report.data_source import DataProblem, Halves, Source
 from lib.report.plan import Plan, matching, plan
-from lib.report.verdicts import mergeable
+from lib.report.sentences import say
+from lib.report.verdicts import OPEN, guesses, mergeable, shifted, spoilt
 from lib.symmetry import Symmetries, UnattainedInfimum
 
 T = TypeVar("T")
 NEEDS = {part: ("plan", "predictions") for part in ("halves", "barriers", "merging", "ensemble")}
 NEEDS["data"] = ("plan",)
 AFFORDED = 60.0  # seconds of matching, where there are no data to plan by
+
+
+UNDECIDED = "Whether they can be merged is unresolved, since a comparison with these single networks means nothing: see the first step."
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +61,19 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """Whether the networks can be merged, in a few words; "" where it was not measured."""
-        return mergeable(self.merging) if self.merging is not None else ""
+        """Whether the networks can be merged, in a few words; "" where it was not measured, and open where a comparison with single
+        networks means nothing, since they (or some of them) are no better than a constant answer."""
+        if self.merging is None:
+            return ""
+        doubtful = self.ensemble is not None and (guesses(self.ensemble) or spoilt(self.ensemble))
+        return OPEN if doubtful or shifted(self.merging) else mergeable(self.merging)
+
+    @property
+    def headline(self) -> str:
+        """The verdict as a sentence; "" where there is none."""
+        if self.merging is None:
+            return ""
+        return say(self.merging)[0] if self.verdict == mergeable(self.merging) else UNDECIDED
 
 
 def report(
@@ -104,10 +119,11 @@ def report(
     if halves is None and symmetries is not None:
         chosen = _without_data(n, symmetries)
     mass = part("mass", lambda: assess.mass(models, symmetries)) if symmetries else None
+    even = models if mass is None else mass.balanced
     alignment = None
     if symmetries and n > 1:
         alignment = part(
-            "alignment", lambda: assess.align(models, symmetries, chosen.pairs(n), joint=chosen.joint)
+            "alignment", lambda: assess.align(even, symmetries, chosen.pairs(n), joint=chosen.joint)
         )
     barriers = merging = ensemble = None
     if halves is not None:
@@ -117,7 +133,7 @@ def report(
             if alignment is not None and chosen.activations and symmetries.permutations:
                 held = halves.calibration.inputs[: chosen.calibration]
                 second = part(
-                    "activations", lambda: assess.align(models, symmetries, alignment.pairs, inputs=held)
+                    "activations", lambda: assess.align(even, symmetries, alignment.pairs, inputs=held)
                 )
             barriers = part(
                 "barriers", lambda: _barriers(models, halves, symmetries, alignment, second, chosen)

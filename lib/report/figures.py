@@ -35,13 +35,8 @@ def _(found: Mass) -> Shown | None:
     names = found.names[:MOST]
     said = "; ".join(f"{name} {value:.3g} %" for name, value in zip(names, values, strict=True))
     alt = f"Excess mass of each network in percent: {said}."
-    return _dots(
-        names,
-        values,
-        alt,
-        "excess mass (%)",
-        "What each network has beyond the least mass along the scales used.",
-    )
+    caption = f"What each network has beyond the least mass along the scales used{_first(found.names)}"
+    return _dots(names, values, alt, "excess mass (%)", caption)
 
 
 @draw.register(Barriers)
@@ -100,9 +95,14 @@ def _(found: Ensemble) -> Shown | None:
         values,
         f"{unit} of each network: {said}; of the ensemble {scale * together.value:.3g}, the dashed line.",
         unit,
-        "Each network alone; the dashed line is the ensemble.",
+        f"Each network alone; the dashed line is the ensemble{_first(found.names)}",
         scale * together.value,
     )
+
+
+def _first(names: tuple[str, ...]) -> str:
+    """The end of a caption, which says where not all are drawn."""
+    return "." if len(names) <= MOST else f"; the first {MOST} of {len(names)}."
 
 
 @style()

@@ -16,7 +16,19 @@ from torch import Tensor
 
 SAFE, PICKLED = (".safetensors",), (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (*SAFE, *PICKLED)
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")  # where training scripts keep it
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "module",
+    "params",
+)  # where training scripts keep it
+AVERAGES = (
+    "model_ema",
+    "ema",
+    "ema_state_dict",
+)  # and its running average, which is read where it stands alone
 KNOWN = re.compile(
     r"collections\.OrderedDict|torch\.\w+Storage|torch\.(storage|_utils|_tensor)\.\w+|torch\.\w+"
 )
@@ -99,25 +111,35 @@ def _opcodes(path: Path) -> bytes:
 def _unwrapped(found: Any) -> tuple[dict[str, Tensor], list[str]]:
     notes: list[str] = []
     while isinstance(found, dict):
-        inner = next((key for key in WRAPPERS if isinstance(found.get(key), dict)), None)
+        inner = next((key for key in (*WRAPPERS, *AVERAGES) if isinstance(found.get(key), dict)), None)
         if inner is None or all(isinstance(value, Tensor) for value in found.values()):
             break
         others = [str(key) for key in found if key != inner]
         rest = f", beside {', '.join(others[:4])}{' …' if len(others) > 4 else ''}" if others else ""
         notes.append(f"the weights stood under {inner!r}{rest}")
+        if inner in WRAPPERS and (
+            average := next((key for key in AVERAGES if isinstance(found.get(key), dict)), None)
+        ):
+            notes.append(
+                f"the running average under {average!r} was left alone: save it by itself to have it read"
+            )
         found = found[inner]
     if not isinstance(found, dict):
-        raise Unreadable(f"holds a {type(found).__name__}, no state_dict: {WAY_OUT}.")
+        raise Unreadable(f"holds {_a(type(found).__name__)}, no state_dict: {WAY_OUT}.")
     if not found:
         raise Unreadable(f"holds no tensors at all: {WAY_OUT}.")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise Unreadable(
-                f"holds a {type(value).__name__} under {name!r}, where a tensor belongs: {WAY_OUT}."
+                f"holds {_a(type(value).__name__)} under {name!r}, where a tensor belongs: {WAY_OUT}."
             )
         if value.layout != torch.strided or value.is_quantized or value.is_complex():
             raise Unreadable(f"holds a sparse, quantised or complex tensor, {name!r}: save dense real ones.")
     return {name: tensor.detach() for name, tensor in found.items()}, notes
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'AEIOUaeiou' else 'a'} {noun}"
 
 
 def _first_line(error: Exception | str) -> str:

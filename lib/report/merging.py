@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jaxtyping import Float64
+import torch
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from lib.params import Params
@@ -14,7 +15,17 @@ from lib.report.checkpoints import Models
 from lib.report.data_source import Halves
 from lib.report.finding import Finding
 from lib.report.intervals import Interval, difference, over_examples, relative, share
-from lib.report.outputs import Predictions, average, losses, norms, one_by_one, outputs, recalibrated, wrong
+from lib.report.outputs import (
+    Predictions,
+    average,
+    constant_error,
+    losses,
+    norms,
+    one_by_one,
+    outputs,
+    recalibrated,
+    wrong,
+)
 from lib.report.outputs import predictions as predict
 from lib.report.structure import Alignment
 from lib.symmetry import Symmetries
@@ -28,6 +39,7 @@ SINGLE, BEST, MEAN, MERGED, ENSEMBLE = (
     "ensemble",
 )
 STALE = ", statistics not read anew"
+SINGLE_ANEW = f"{SINGLE}, statistics read anew"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,6 +51,7 @@ class Merging(Finding):
     chosen      of "plain mean" and "merged mean" the one with less loss on the calibration half: the one that the verdict is about
     merged      that network, with statistics read anew where it has BatchNorm
     method      how the networks were brought into one order; "" where there are no symmetries
+    chance      error of who always names the commonest class of these examples; in regression 0
     """
 
     task: str
@@ -50,6 +63,7 @@ class Merging(Finding):
     merged: Params = field(repr=False)
     method: str
     calibration: int
+    chance: float
 
     def score(self, name: str) -> Interval:
         """A candidate's error, over examples: a share, or in regression the mean squared error."""
@@ -121,7 +135,7 @@ def merging(
     put, means = {BEST: own[best]}, {}
     orders = {MEAN: one_by_one(models.params)}
     if symmetries is not None and alignment is not None:
-        orders[MERGED] = (alignment.aligned(models, symmetries, i) for i in range(n))
+        orders[MERGED] = (alignment.aligned(symmetries, i) for i in range(n))
     for name, members in orders.items():
         means[name] = average(members)
         if norms(models.net):
@@ -132,12 +146,38 @@ def merging(
     chosen = min(held, key=lambda name: float(losses(task, held[name], half.targets).mean()))
     loss = {SINGLE: losses(task, own, test.targets).mean(0)}
     error = {SINGLE: _error(task, own, test.targets).mean(0)}
+    if norms(models.net):  # if this helps, the examples are not what the networks were trained on
+        anew = everyones_anew(models, test.inputs, statistics)
+        loss[SINGLE_ANEW] = losses(task, anew, test.targets).mean(0)
+        error[SINGLE_ANEW] = _error(task, anew, test.targets).mean(0)
     for name, each in put.items():
         loss[name], error[name] = losses(task, each, test.targets), _error(task, each, test.targets)
     loss[ENSEMBLE], error[ENSEMBLE] = _ensemble(task, own, test.targets)
     method = alignment.method if MERGED in means else ""
+    chance = constant_error(test.targets) if task == "classification" else 0.0
     return Merging(
-        task, models.names, models.names[best], loss, error, chosen, means[chosen], method, len(statistics)
+        task,
+        models.names,
+        models.names[best],
+        loss,
+        error,
+        chosen,
+        means[chosen],
+        method,
+        len(statistics),
+        chance,
+    )
+
+
+def everyones_anew(
+    models: Models, inputs: Shaped[Tensor, "N ..."], statistics: Shaped[Tensor, "M ..."]
+) -> Float[Tensor, "n N out"]:
+    """What every network puts out with BatchNorm's statistics read anew from other examples."""
+    return torch.stack(
+        [
+            outputs(models.net, recalibrated(models.net, each, statistics), inputs)
+            for each in one_by_one(models.params)
+        ]
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float, Float64, Shaped
+from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -42,7 +42,8 @@ def outputs(
             ]
     finally:
         net.train(was)
-    return torch.cat(parts)
+    put = torch.cat(parts)
+    return put[:, None] if put.ndim == 1 else put
 
 
 def threads(net: nn.Module, inputs: Shaped[Tensor, "N ..."]) -> AbstractContextManager[None]:
@@ -120,6 +121,11 @@ def losses(
 def wrong(outputs: Float[Tensor, "*n N classes"], targets: Shaped[Tensor, " N"]) -> Float64[Tensor, "*n N"]:
     """1 where the most probable class is not the label."""
     return (outputs.argmax(-1) != targets).double()
+
+
+def constant_error(labels: Int64[Tensor, " N"]) -> float:
+    """The share of wrong classes of who always names the commonest."""
+    return 1 - float(labels.bincount().max()) / len(labels)
 
 
 def score(

@@ -41,13 +41,28 @@ TITLES = {
     "merging": "Can they be merged?",
     "ensemble": "Together and apart",
 }
+WORDS = {
+    "Barrier": "how far loss or error rises on the straight line between two networks' weights, above the straight line between its ends.",
+    "In one order of units": "hidden units can be permuted without a change of the function; matching looks for the order in which networks are nearest to "
+    "each other. Jointly: all at once; each to one: all to the first.",
+    "Mass, orbit": "the sum of squared weights; all weights that permuting and rescaling make of one network without changing its function. Homogeneous scales: "
+    "a ReLU unit's incoming weights times a factor, its outgoing ones divided by it.",
+    "Plain mean, merged mean": "the mean of the weights as they are, and in one order of units, each network at the least mass of its orbit.",
+    "Parts of a barrier": "what each remedy takes off it, given those before: permuting, rescaling, and setting the hidden units' mean and spread to those of the "
+    "ends (statistics). A remedy may also raise the barrier: its part is then negative.",
+    "ECE, NLL": "expected calibration error: by how much stated probabilities miss the share that is right; negative log-likelihood: the mean of minus the "
+    "logarithm of the right class's probability.",
+}
 LONG = 12  # rows from which a table is folded
 
 
 def page(found: Report, *, title: str = "Networks of one architecture", how: str = "") -> str:
     """The report as one HTML document; ``how`` is the command that made it."""
     parts = "".join(_section(name, heading, list(_content(name, found))) for name, heading in TITLES.items())
-    links = "".join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading in TITLES.items())
+    parts += _section("words", "Words on this page", [_glossary(parts)])
+    links = "".join(
+        f'<li><a href="#{name}">{heading}</a></li>' for name, heading in (*TITLES.items(), ("words", "Words"))
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -80,7 +95,7 @@ def _verdict(found: Report) -> str:
         return ""
     kind = {YES: "yes", NO: "no", OPEN: "open"}[found.verdict]
     text = {YES: "can be merged", NO: "cannot be merged", OPEN: "merging: unresolved"}[found.verdict]
-    return f'<p><span class="verdict {kind}">{text}</span></p>\n<p>{escape(say(found.merging)[0])}</p>\n'
+    return f'<p><span class="verdict {kind}">{text}</span></p>\n<p>{escape(found.headline)}</p>\n'
 
 
 def _content(name: str, found: Report) -> Iterator[str]:
@@ -112,6 +127,16 @@ def _content(name: str, found: Report) -> Iterator[str]:
         yield f"<p><strong>Not measured:</strong> {escape(why)}</p>"
     elif not any(thing is not None for thing in things):
         yield f'<p class="quiet">{_absent(name, found)}</p>'
+
+
+def _glossary(text: str) -> str:
+    """The words that the page uses, explained."""
+    used = {
+        w: meaning
+        for w, meaning in WORDS.items()
+        if any(each.lower() in text.lower() for each in w.split(", "))
+    }
+    return f"<dl>{''.join(f'<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>' for word, meaning in used.items())}</dl>"
 
 
 def _absent(name: str, found: Report) -> str:

@@ -13,8 +13,9 @@ from lib.report.merging import MEAN, MERGED, STALE, Merging
 from lib.report.merging import SINGLE as ONE
 from lib.report.plan import Plan
 from lib.report.structure import Alignment, Mass, Structure
-from lib.report.verdicts import FEW, MARGIN, NO, OPEN, YES, compared, flat, gains, mergeable, within
+from lib.report.verdicts import FEW, NO, OPEN, YES, compared, flat, gains, margin, mergeable, within
 
+RELATED = 0.9  # of the mean norm: independent trainings lie about 1.4 apart
 NONE = "With fewer than four networks there is no interval over networks."
 
 
@@ -30,7 +31,7 @@ def say(found: object) -> tuple[str, ...]:
 def _(found: Models) -> tuple[str, ...]:
     total = len(found) + len(found.refused)
     words = [
-        f"{len(found)} of {total} file{'s' if total != 1 else ''} were read: networks of class {type(found.net).__name__} with "
+        f"{len(found)} of {total} file{'s were' if total != 1 else ' was'} read: networks of class {type(found.net).__name__} with "
         f"{found.weights:,} numbers each."
     ]
     words += [f"Refused: {each}" for each in found.refused]
@@ -103,9 +104,14 @@ def _(found: Mass) -> tuple[str, ...]:
 def _(found: Alignment) -> tuple[str, ...]:
     before, after = found.mean_before, found.mean_after
     words = [
-        f"Two networks are {before.text()} of their mean norm apart as they are (1.414 for unrelated directions), and "
-        f"{after.text()} once their units are matched by {found.by}."
+        f"Two networks{' at their least mass' if found.models.balanced else ''} are {before.text()} of their mean norm apart (1.414 for "
+        f"unrelated directions), and {after.text()} once their units are matched by {found.by}."
     ]
+    if before.value < RELATED:
+        words.append(
+            f"That is less than {RELATED}: they share a start or a training, so that intervals over networks speak of networks like these "
+            "alone, and not of new trainings."
+        )
     if not after.known:
         words.append(NONE)
     return tuple(words)
@@ -159,21 +165,23 @@ def _(found: Barriers) -> tuple[str, ...]:
 
 @say.register(Merging)
 def _(found: Merging) -> tuple[str, ...]:
-    gap, margin = found.gap(), MARGIN[found.task]
-    points = found.task == "classification"
-    size = f"{100 * margin:.0f} point" if points else f"{100 * margin:.0f} % of the squared error"
+    gap, points = found.gap(), found.task == "classification"
+    size = f"{100 * margin(found):.2g} {'point' if margin(found) == 0.01 else 'points'}"
+    if not points:
+        size = f"{100 * margin(found):.0f} % of the squared error"
     how = f" in one order of units ({found.method})" if found.chosen == MERGED else " as they are"
     said = f"the mean of all {len(found.names)} networks{how} errs {compared(gap, found.task)} the mean single network"
+    unmatched = not found.method and within(gap, margin(found)) == NO
     few = not points and len(found.error[found.chosen]) < FEW
-    why = (
-        f"{FEW} scoring examples are the least for a verdict"
-        if few
-        else f"the margin of {size} lies inside that interval"
-    )
+    why = f"and the margin of {size} lies inside that interval"
+    if few:
+        why = f"and {FEW} scoring examples are the least for a verdict"
+    if unmatched:
+        why = f"beyond the margin of {size}, but their units could not be matched"
     verdict = {
         YES: f"They can be merged: {said}, within the margin of {size}.",
         NO: f"They cannot be merged: {said}, beyond the margin of {size}.",
-        OPEN: f"Whether they can be merged is unresolved: {said}, and {why}.",
+        OPEN: f"Whether they can be merged is unresolved: {said}, {why}.",
     }[mergeable(found)]
     words = [verdict]
     for name, order in ((MEAN, "as they are"), (MERGED, "in one order of units")):
@@ -202,7 +210,9 @@ def _(found: Ensemble) -> tuple[str, ...]:
     scores = found.scores[measure]
     points = found.task == "classification"
     single = scores[SINGLE].text(".2f", 100) + " %" if points else scores[SINGLE].text(".4g")
-    words = [f"A single network's {measure} is {single} (interval over {_over(scores[SINGLE])})."]
+    words = [
+        f"A single network's {measure} is {single}, on these examples (interval over {_over(scores[SINGLE])})."
+    ]
     if found.gain is not None:
         together = scores[ENSEMBLE].text(".2f", 100) + " %" if points else scores[ENSEMBLE].text(".4g")
         verdict = {
@@ -215,7 +225,11 @@ def _(found: Ensemble) -> tuple[str, ...]:
             f"Together their {measure} is {together}, {more} one of them: {verdict[gains(found.gain)]}."
         )
     words += [f"Two networks differ: {name} {each.text('.4g')}." for name, each in found.diversity.items()]
-    if points:
+    if points and not found.temperature:
+        words.append(
+            "No temperature could be fitted: the search ran to its end, as it does with too few errors."
+        )
+    elif points:
         ece, nll = found.scores["ECE"], found.scores["NLL (nats)"]
         who = ENSEMBLE if ENSEMBLE in ece else SINGLE
         words.append(

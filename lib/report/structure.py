@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 
 import torch
@@ -82,7 +82,8 @@ def structure(net: nn.Module, example: Shaped[Tensor, "k ..."]) -> Structure:
 class Mass(Finding):
     """Sum of squared weights of n networks, and the least along the scales that leave them the same; (n,) each, float64.
 
-    ``kinds`` of scales that were used: all that have a minimum. Empty: there is nothing to rescale.
+    ``kinds`` of scales that were used: all that have a minimum. Empty: there is nothing to rescale. ``balanced``: the same functions
+    at the least mass, which is where networks are compared that only differ in scales.
     """
 
     names: tuple[str, ...]
@@ -90,6 +91,7 @@ class Mass(Finding):
     minimum: Float64[Tensor, " n"]
     kinds: tuple[str, ...]
     left_out: tuple[str, ...]
+    balanced: Models = field(repr=False)
 
     @property
     def excess(self) -> Float64[Tensor, " n"]:
@@ -114,17 +116,23 @@ def mass(models: Models, symmetries: Symmetries) -> Mass:
     """Each network's mass against its minimum over rescalings that leave its function unchanged, one network at a time."""
     found = {scale.kind for scale in symmetries.scales}
     kinds = tuple(kind for kind in BOUNDED if kind in found)
-    now, least = [], []
-    for each in one_by_one(models.params):
-        now.append(mass_of(each, symmetries))
-        least.append(min_mass(each, symmetries, freedoms=kinds, tolerance=1e-9).mass if kinds else now[-1])
     left = tuple(sorted(found - set(kinds)))
-    return Mass(models.names, torch.stack(now).cpu(), torch.stack(least).cpu(), kinds, left)
+    now = torch.stack([mass_of(each, symmetries) for each in one_by_one(models.params)]).cpu()
+    if not kinds:
+        return Mass(models.names, now, now, kinds, left, models)
+    least, params = [], {name: torch.empty_like(tensor) for name, tensor in models.params.items()}
+    for i, each in enumerate(one_by_one(models.params)):
+        even = min_mass(each, symmetries, freedoms=kinds, tolerance=1e-9)
+        least.append(even.mass)
+        for name, tensor in even.params.items():
+            params[name][i] = tensor
+    balanced = replace(models, params=params, balanced=True)
+    return Mass(models.names, now, torch.stack(least).cpu(), kinds, left, balanced)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Alignment(Finding):
-    """n networks and orders of their units. Of pair k, ``perms[g][k]`` brings the second network's group g into the first's order.
+    """n networks (``models``, as they were aligned) and orders of their units. Of pair k, ``perms[g][k]`` brings the second network's group g into the first's order.
 
     pairs           (K, 2)
     together        all networks in one order, (n, size) a group; to be averaged
@@ -133,7 +141,7 @@ class Alignment(Finding):
     before, after   (K,) distance of the two networks over the mean of their norms, as they are and in the first one's order
     """
 
-    names: tuple[str, ...]
+    models: Models = field(repr=False)
     pairs: Int64[Tensor, "K 2"]
     perms: tuple[Int64[Tensor, "K _"], ...] = field(repr=False)
     together: tuple[Int64[Tensor, "n _"], ...] = field(repr=False)
@@ -143,6 +151,10 @@ class Alignment(Finding):
     after: Float64[Tensor, " K"]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        return self.models.names
+
+    @property
     def mean_before(self) -> Interval:
         return over_pairs(self.before, self.pairs, len(self.names))
 
@@ -150,15 +162,14 @@ class Alignment(Finding):
     def mean_after(self) -> Interval:
         return over_pairs(self.after, self.pairs, len(self.names))
 
-    def second(self, models: Models, symmetries: Symmetries, k: int) -> Params:
-        """The second network of pair k in the order of the first."""
-        return permute(
-            member(models.params, int(self.pairs[k, 1])), symmetries, [perm[k] for perm in self.perms]
-        )
+    def pair(self, symmetries: Symmetries, k: int) -> tuple[Params, Params]:
+        """The networks of pair k, the second in the order of the first."""
+        first, second = (member(self.models.params, i) for i in self.pairs[k].tolist())
+        return first, permute(second, symmetries, [perm[k] for perm in self.perms])
 
-    def aligned(self, models: Models, symmetries: Symmetries, i: int) -> Params:
+    def aligned(self, symmetries: Symmetries, i: int) -> Params:
         """Network i in the order that all share."""
-        return permute(member(models.params, i), symmetries, [perm[i] for perm in self.together])
+        return permute(member(self.models.params, i), symmetries, [perm[i] for perm in self.together])
 
     def table(self) -> Table:
         """A row a pair."""
@@ -183,6 +194,7 @@ def align(
 ) -> Alignment:
     """Matching of ``pairs`` (all by default), and one order for all: joint, or that of the first network.
 
+    ``models`` as they stand: networks of other scales are compared at their least mass (``Mass.balanced``).
     By weights, a pair at a time; with ``inputs`` by what the units put out for them (the order for all is then the first one's).
     Raises ValueError for fewer than two networks, pairs that leave a network without the first, and units whose activations no
     module shows.
@@ -207,7 +219,7 @@ def align(
         together, method = _star(models, symmetries, pairs, perms), f"each to {models.names[0]}"
     before, after = _distances(models, symmetries, pairs, perms)
     by = WEIGHTS if inputs is None else ACTIVATIONS
-    return Alignment(models.names, pairs, perms, together, method, by, before, after)
+    return Alignment(models, pairs, perms, together, method, by, before, after)
 
 
 def _stars(

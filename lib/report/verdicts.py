@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from lib.report.barriers import Barriers
+from lib.report.ensemble import Ensemble
 from lib.report.intervals import Interval
-from lib.report.merging import Merging
+from lib.report.merging import SINGLE, SINGLE_ANEW, Merging
 
 MARGIN = {
     "classification": 0.01,
@@ -17,9 +18,18 @@ COLLAPSE = (
 ALIKE = 0.005  # disagreement below which an ensemble is one network many times
 IMBALANCE = 5.0  # percent of excess mass worth a word
 MISCALIBRATED = 0.05  # expected calibration error
+RUINED = 0.9  # of the error of a constant answer
 FEW = 30  # scoring examples with which a squared error's interval does not hold what it promises
 
 YES, NO, OPEN = "can be merged", "cannot be merged", "unresolved"
+
+
+def shifted(found: Merging) -> bool:
+    """Whether reading statistics anew helps even single networks: then these examples are not what they were trained on."""
+    if SINGLE_ANEW not in found.error:
+        return False
+    stale, anew = (float(found.error[name].mean()) for name in (SINGLE, SINGLE_ANEW))
+    return stale - anew > (COLLAPSE if found.task == "classification" else COLLAPSE * stale)
 
 
 def within(gap: Interval, margin: float) -> str:
@@ -33,7 +43,32 @@ def mergeable(found: Merging, name: str = "") -> str:
     """Whether a mean (the chosen one) errs no more than the mean single network does, but for the margin."""
     if found.task == "regression" and len(found.error[found.chosen]) < FEW:
         return OPEN
-    return within(found.gap(name), MARGIN[found.task])
+    verdict = within(found.gap(name), margin(found))
+    return (
+        OPEN if verdict == NO and not found.method else verdict
+    )  # units that were not matched might have been
+
+
+def margin(found: Merging) -> float:
+    """By how much a mean may err more: a point, or, where one class is rare, a tenth of what always naming the other costs."""
+    most = MARGIN[found.task]
+    return min(most, found.chance / 10) if found.task == "classification" and found.chance > 0 else most
+
+
+def guesses(found: Ensemble) -> bool:
+    """Whether the mean single network is not clearly better than always giving the same answer."""
+    return found.chance > 0 and (found.level.high if found.level.known else found.level.value) >= found.chance
+
+
+def spoilt(found: Ensemble) -> tuple[str, ...]:
+    """The networks that are no better than always giving the same answer, where most others are far better."""
+    if float(found.alone.median()) > found.chance / 2:
+        return ()
+    return tuple(
+        n
+        for n, error in zip(found.names, found.alone.tolist(), strict=True)
+        if error >= RUINED * found.chance
+    )
 
 
 def flat(found: Barriers) -> float:

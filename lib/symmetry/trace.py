@@ -100,6 +100,8 @@ class Trace(TorchFunctionMode):
                 out = func(*args, **kwargs)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             self.refuse(f"{name!r} does not run on the example's shapes: {str(error).splitlines()[0]}")
+        if name in _CASTS and isinstance(out, Tensor):
+            out = _double(out)  # the weights are traced in float64, whatever a network casts its inputs to
         if signals:
             self._write(out, self.rules[name](self, out, *args, **kwargs))
         elif any(id(t) in self._weights for t in tensors):
@@ -290,6 +292,7 @@ _SHAPE_ONLY = """shape ndim dtype device layout is_cuda is_meta is_sparse is_nes
     grad_fn itemsize nbytes size dim numel nelement ndimension stride is_floating_point is_complex is_contiguous
     element_size len get_device is_tensor hash assert is_mkldnn is_cpu"""
 _VALUES = "bool item tolist numpy torch.__float__ int index contains array equal allclose is_nonzero nonzero"
+_CASTS = {"float", "half", "bfloat16", "to", "type", "type_as"}
 _RANDOM = """rand randn randint randperm bernoulli normal multinomial rand_like randn_like randint_like uniform poisson
     exponential random"""
 _SHAPE_ONLY, _VALUES, _RANDOM = (set(names.split()) for names in (_SHAPE_ONLY, _VALUES, _RANDOM))

@@ -160,7 +160,9 @@ class Norms(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _CASTS:
             out = func(*args, **kwargs)
-            return args[0] if out.is_floating_point() and args[0].dtype == torch.float64 else out
+            if not out.is_floating_point():
+                return out
+            return args[0] if args[0].dtype == torch.float64 else out.double()
         if func not in _NORMS:
             return func(*args, **kwargs)
         call = _NORMS[func].bind(*args, **kwargs)

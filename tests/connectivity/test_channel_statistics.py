@@ -28,6 +28,14 @@ class ChannelNorm(nn.Module):
         return F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias).movedim(-1, 1)
 
 
+def transposed() -> nn.Sequential:
+    """Transposed convolutions, whose weights are (inputs, units of a group, ...): as many inputs as units, and others in two groups."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 6, 2), nn.ReLU(), nn.ConvTranspose2d(6, 4, 2, groups=2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(144, 4),
+    )  # fmt: skip
+
+
 class Residual(nn.Module):
     """Layers that are defined in another order than they are used in, around a shortcut."""
 
@@ -52,6 +60,7 @@ NETWORKS = {
     "LayerNorm": (lambda: perceptron((6, 9, 7, 4), norm=nn.LayerNorm), (6,), ("1", "4"), "6"),
     "convolutions": (lambda: convolutional(nn.Identity), (1, 6, 6), ("0", "3"), "7"),
     "ChannelNorm": (lambda: convolutional(ChannelNorm), (1, 6, 6), ("1", "4"), "7"),
+    "transposed": (transposed, (1, 6, 6), ("0", "2", "4"), "7"),
     "residual": (Residual, (6,), ("first", "second"), "head"),
 }
 BATCH_NORM = {

@@ -12,6 +12,8 @@ from lib.connectivity import Scores, mixed, scores
 from lib.networks import perceptron
 from lib.params import member, params_of, stack
 
+pytestmark = pytest.mark.usefixtures("two_threads")  # blocks are shared among torch's threads
+
 
 class Skipping(nn.Module):
     """No Sequential: the inputs pass by the hidden layer."""

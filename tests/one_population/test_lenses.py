@@ -20,6 +20,7 @@ from lib.one_population import energy, figures, gaussians, paths, starts, togeth
 from lib.one_population import problem as one
 from lib.one_population.energy import Heat
 from lib.params import member, select
+from lib.plots import show
 from lib.population import initial, predict
 from lib.symmetry import permute, random_permutations
 from lib.unit_norm import UnitNormSGD
@@ -46,13 +47,22 @@ def copies(problem, plain):
 
 
 @pytest.fixture(scope="module")
-def lenses():
-    sizes = replace(
+def sizes():
+    return replace(
         profile.get("quick").one_population, learn=120, widths=(WIDTH,), members=12, epochs=150, groups=3, paired=5,
         draws=4, twin_groups=3, heated=3, heat_warmup=4, heat_draws=6, heat_leapfrog=2, local_members=4, local_moved=3,
         local_warmup=4, local_draws=20, local_leapfrog=2, looks=(2, 4), bound_draws=2,
     )  # fmt: skip
-    return together.look(sizes, together.train(sizes, WIDTH, seed=1, device=CPU), seed=1, device=CPU)
+
+
+@pytest.fixture(scope="module")
+def trained(sizes):
+    return together.train(sizes, WIDTH, seed=1, device=CPU)
+
+
+@pytest.fixture(scope="module")
+def lenses(sizes, trained):
+    return together.look(sizes, trained, seed=1, device=CPU)
 
 
 # ------------------------------------------------------------------------------------------------ the population
@@ -300,6 +310,69 @@ def test_the_distance_is_nought_for_networks_of_one_law_and_one_for_initial_weig
     assert abs(same[one.ALIGNED].mean()) < 0.1
     far = twin_measures.distances(problem, first, select(many, slice(60, 90)), 2, 4)
     assert far[one.ALIGNED].mean() == pytest.approx(1, abs=0.15)
+
+
+def test_networks_and_twins_are_aligned_among_all_members(sizes, trained, lenses):
+    few = slice(0, sizes.paired)
+    kinds = (
+        (lenses.pairs[one.ALIGNED], trained.seen[one.RAW], "min_mass"),
+        (lenses.unit_pairs, trained.twins, "unit_norm"),
+    )
+    for found, params, scale in kinds:
+        among_all = select(one.seen(trained.problem, params, one.ALIGNED, scale), few)
+        among_few = one.seen(trained.problem, select(params, few), one.ALIGNED, scale)
+        all_, few_ = (paths.pairs(trained.problem, each, sizes.alphas) for each in (among_all, among_few))
+        np.testing.assert_allclose(found.loss, all_.loss, rtol=1e-3, atol=1e-5)
+        assert np.nanmax(np.abs(few_.loss - all_.loss)) > 0.01  # it makes a difference here
+
+
+def test_a_network_and_its_twin_are_left_out_together():
+    rng = np.random.default_rng(0)
+    loss = rng.random((6, 6))
+    plain = paths.Pairs(*(loss + loss.T + np.diag(np.full(6, np.nan)),) * 3)
+    (found,) = twin_measures.measure_barriers("w", plain, replace(plain, loss=3 * plain.loss))
+    assert (found.value, found.low, found.high) == pytest.approx((3, 3, 3))  # whichever networks are there
+    assert (found.n, found.seeds) == (6, 6)
+    fewer = paths.Pairs(*(plain.loss[:5, :5],) * 3)
+    with pytest.raises(ValueError, match="5 twins stand beside 6 networks"):
+        twin_measures.measure_barriers("w", plain, fewer)
+
+
+# ------------------------------------------------------------------------------------------------------ the picture
+
+
+def hills_drawn(monkeypatch, rise: float, drift: float):
+    """The shown figure of raw lines that rise so high (others by 300 nats) over a heat of 600, and its left axes."""
+    drawn = []
+    monkeypatch.setattr(figures, "show", lambda fig, *words: drawn.append(fig) or show(fig, *words))
+    table = np.ones((4, 4))
+    found = {v: paths.Pairs(table, table, (rise if v == one.RAW else 300.0) * table) for v in one.VIEWS}
+    shown = figures.hills(found, Heat(np.array([590.0, 600, 610]), drift, acceptance=0.8))
+    return shown, drawn[0].axes[0]
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.5])
+@pytest.mark.parametrize("rise", [400.0, 720.0, 60_000.0])
+def test_every_hill_is_in_the_picture(monkeypatch, rise, drift):
+    _, axes = hills_drawn(monkeypatch, rise, drift)
+    left, right = axes.get_xlim()
+    reach = [x for line in axes.lines for x in line.get_xdata()]
+    assert left == 0
+    assert max(reach) >= (rise if drift else rise / 600)
+    assert left <= min(reach) <= max(reach) <= right
+
+
+def test_a_heat_that_has_not_arrived_is_compared_with_nothing(monkeypatch):
+    for drift, compared in ((0.0, True), (0.5, False)):
+        shown, axes = hills_drawn(monkeypatch, 720.0, drift)
+        written = [text.get_text() for text in axes.texts] + [axes.get_xlabel()]
+        assert ("the heat" in written) == compared
+        assert ("over the heat" in axes.get_xlabel()) == compared
+        assert ("1.20 (" in shown.alt) == compared
+        assert ("of the heat" in shown.alt) == compared
+        assert ("720.00 (720.00 to 720.00) nats of energy" in shown.alt) != compared
+        assert ("the posterior's own draws stand higher" in shown.caption) == compared
+        assert ("have not arrived" in shown.caption) != compared
 
 
 # ------------------------------------------------------------------------------------------------ all of it, tiny

@@ -79,6 +79,31 @@ def test_the_module_has_the_first_network_s_weights(tmp_path):
         assert torch.equal(tensor, network(1)[name]), name
 
 
+def test_an_average_beside_the_weights_is_named_and_alone_it_is_read(tmp_path):
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    both.mkdir()
+    alone.mkdir()
+    torch.save({"model": network(0), "model_ema": network(1)}, both / "a.pt")
+    torch.save({"model_ema": network(1), "epoch": 3}, alone / "a.pt")
+    found = checkpoints.read(both, build)
+    assert torch.equal(found.params["0.weight"][0], network(0)["0.weight"])
+    assert "the running average under 'model_ema' was left alone" in found.notes[1]
+    assert torch.equal(checkpoints.read(alone, build).params["0.weight"][0], network(1)["0.weight"])
+
+
+def test_a_network_among_other_tensors_is_found_by_its_prefix(tmp_path):
+    """A trainer's module holds it beside a loss with weights of its own."""
+    state = {f"net.{name}": tensor for name, tensor in network(0).items()} | {
+        "criterion.weight": torch.ones(10)
+    }
+    torch.save({"state_dict": state}, tmp_path / "a.ckpt")
+    found = checkpoints.read(tmp_path, build)
+    assert torch.equal(found.params["0.weight"][0], network(0)["0.weight"])
+    assert (
+        "the prefix 'net.' was taken off, and 1 other tensor left out (criterion.weight)" in found.notes[-1]
+    )
+
+
 def test_networks_of_another_tool(tmp_path):
     """Plain arrays, saved by torch as an ordered dict: five networks that this package never trained."""
     draws = np.random.default_rng(5)

@@ -61,7 +61,7 @@ def test_what_needs_no_data_is_reported_without_them(tmp_path, capsys):
     torch.save(network(0), tmp_path / "a.pt")
     asked = [str(tmp_path), "--builder", "report_cases:build", "--out", str(tmp_path / "r.html")]
     assert main(asked) == 0
-    assert main([*asked, "--data", str(tmp_path / "nowhere.npz")]) == 0
+    assert main([*asked, "--data", str(tmp_path / "nowhere.npz")]) == 1
     assert "there is no file or folder" in capsys.readouterr().out
     assert "there is no file or folder" in (tmp_path / "r.html").read_text(encoding="utf-8")
 

@@ -91,7 +91,7 @@ def test_numbers_that_are_none_are_refused(tmp_path, what):
     arrays = {"inputs": np.ones((6, 2)), "targets": np.ones(6)}
     arrays[what].flat[3] = np.nan
     source = data_source.read(written(tmp_path, **arrays), "regression")
-    with pytest.raises(DataProblem, match=f"the {what} of 1 of 3 examples are NaN"):
+    with pytest.raises(DataProblem, match=f"the {what} of 1 of 6 examples are NaN"):
         data_source.draw(source)
 
 

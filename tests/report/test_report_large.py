@@ -32,5 +32,5 @@ def test_two_residual_networks():
     assert all(bool(lines.loss.isfinite().all()) for lines in found.kinds.values())
     merged = assess.merging(models, halves, symmetries, alignment)
     assert merged.merged["bn1.running_var"].min() > 0
-    assert len(merged.error) == 7
+    assert len(merged.error) == 8
     build().load_state_dict(merged.merged)

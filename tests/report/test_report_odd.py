@@ -14,7 +14,8 @@ from lib.report.builder import BuilderProblem, builder
 from lib.report.data_source import DataProblem, Examples, Halves
 from lib.report.page import page
 from lib.report.sentences import say
-from lib.report.verdicts import OPEN, mergeable
+from lib.report.verdicts import OPEN, YES, mergeable
+from lib.symmetry import permute, random_log_scales, random_permutations, rescale
 
 
 def halves(inputs, targets, task="classification") -> Halves:
@@ -206,8 +207,15 @@ def test_relative_intervals_hold_the_truth():
     assert 88 <= held <= 99
 
 
-@pytest.mark.parametrize(("option", "says"), [(("--seed", "-1"), "no seed"), (("--seed", "x"), "no seed")])
-def test_a_seed_is_a_whole_number(capsys, option, says):
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (("--seed", "-1"), "from 0 on"),
+        (("--examples", "3"), "from 4 on"),
+        (("--image-size", "0"), "from 1 on"),
+    ],
+)
+def test_numbers_have_a_least(capsys, option, says):
     with pytest.raises(SystemExit):
         main(["folder", "--builder", "a:b", *option])
     assert says in capsys.readouterr().err
@@ -216,3 +224,83 @@ def test_a_seed_is_a_whole_number(capsys, option, says):
 def test_pictures_have_a_size(tmp_path):
     with pytest.raises(DataProblem, match="--image-size 1 or more"):
         data_source.read(tmp_path, image_size=0)
+
+
+def test_permuted_and_rescaled_copies_merge_into_the_original():
+    """Each is brought to the least mass before units are compared: neither order nor scales keep copies apart."""
+    symmetries = assess.structure(build(), digits().example).symmetries
+    draws = torch.Generator().manual_seed(0)
+    orders = random_permutations(symmetries, draws, 4)
+    scales = random_log_scales(symmetries, draws, 4)
+    copies = [
+        permute(
+            rescale(network(0), symmetries, [each[i] for each in scales]),
+            symmetries,
+            [each[i] for each in orders],
+        )
+        for i in range(4)
+    ]
+    test = digits().scoring
+    source = data_source.Source("classification", test.targets, lambda rows: test.inputs[rows])
+    found = everything.report(models_of(network(0), *copies), source, examples=600)
+    assert found.verdict == YES
+    assert float(found.merging.gap().value) == pytest.approx(0, abs=1e-9)
+    assert any(step.action == "Count permuted copies once" for step in found.advice)
+
+
+def test_an_output_without_a_second_axis_is_one_number_an_example():
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(3, 1)
+
+        def forward(self, x):
+            return self.out(x)[:, 0]
+
+    net, x = Flat(), torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    models = models_of(*(params_of(Flat()) for _ in range(2)), net=net)
+    assert fitting.check(net, models.params, halves(x, x.sum(1), "regression")) == 1
+    assert assess.merging(models, halves(x, x.sum(1), "regression")).gap().known
+
+
+def test_one_hot_targets_are_told_to_be_numbers(tmp_path):
+    np.savez(
+        tmp_path / "data.npz",
+        inputs=np.ones((6, 2)),
+        targets=np.eye(6)[:, :3].repeat(1, 0)[[0, 1, 2, 0, 1, 2]],
+    )
+    with pytest.raises(DataProblem, match=r"one-hot.*argmax\(1\)"):
+        data_source.read(tmp_path / "data.npz")
+
+
+def test_a_temperature_at_the_end_of_the_search_is_none():
+    """Networks without an error on the half that fits it would be sharpened for ever."""
+    known = digits()
+    logits = 5.0 * F.one_hot(known.scoring.targets, 10).float()
+    held = 5.0 * F.one_hot(known.calibration.targets, 10).float()
+    put = outputs.Predictions(torch.stack([logits, logits]), torch.stack([held, held]))
+    found = assess.ensemble(models_of(network(0), network(1)), known, predictions=put)
+    assert found.temperature == {}
+    assert not any("temperature" in who for who in found.scores["NLL (nats)"])
+    assert any("No temperature" in sentence for sentence in say(found))
+
+
+def test_a_merged_file_that_cannot_be_written_costs_no_page(tmp_path, capsys):
+    for i in range(2):
+        torch.save(network(i), tmp_path / f"{i}.pt")
+    np.savez(
+        tmp_path / "data.npz", inputs=digits().scoring.inputs[:60], targets=digits().scoring.targets[:60]
+    )
+    out = tmp_path / "report.html"
+    asked = [
+        str(tmp_path),
+        "--builder",
+        "report_cases:build",
+        "--data",
+        str(tmp_path / "data.npz"),
+        "--out",
+        str(out),
+    ]
+    assert main([*asked, "--merged", str(tmp_path)]) == 0
+    assert out.is_file()
+    assert "No merged network was saved" in capsys.readouterr().out

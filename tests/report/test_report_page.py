@@ -138,7 +138,7 @@ def test_with_bad_data_what_needs_none_is_reported(kind):
         "unread": "nowhere",
         "shape": "refuses inputs of shape (7,); its first layer, '0' (Linear), takes 64 features",
         "labels": "labels run from 5 to 14, but the network has 10 outputs",
-        "nan": "the inputs of 10 of 10 examples are NaN",
+        "nan": "the inputs of 20 of 20 examples are NaN",
     }[kind]
     found = report(models, bad)
     assert said in found.problems["data"]

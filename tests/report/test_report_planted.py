@@ -13,10 +13,12 @@ from lib.params import member, select
 from lib.population import evaluate
 from lib.report import assess, outputs
 from lib.report.barriers import AGAIN, BY_ACTIVATIONS, MATCHED, PLAIN
+from lib.report.data_source import Examples, Halves
 from lib.report.ensemble import ENSEMBLE, SINGLE
+from lib.report.everything import Report
 from lib.report.intervals import Interval, difference, over_pairs, share
 from lib.report.merging import BEST, MEAN, MERGED
-from lib.report.verdicts import NO, OPEN, YES, mergeable, within
+from lib.report.verdicts import NO, OPEN, YES, mergeable, shifted, within
 from lib.symmetry import find_symmetries, permute, random_log_scales, random_permutations, rescale
 
 
@@ -68,7 +70,7 @@ def test_permuted_copies_are_found_by_activations(copies, symmetries):
         copies, digits(), symmetries, by_weights, activations=by_activations, points=3, parted=0
     )
     assert found.barrier(BY_ACTIVATIONS).value == pytest.approx(0, abs=1e-6)
-    put = outputs.outputs(copies.net, by_activations.aligned(copies, symmetries, 3), digits().scoring.inputs)
+    put = outputs.outputs(copies.net, by_activations.aligned(symmetries, 3), digits().scoring.inputs)
     assert torch.allclose(put, outputs.outputs(copies.net, network(0), digits().scoring.inputs), atol=1e-4)
 
 
@@ -208,6 +210,30 @@ def test_batch_norm_has_lines_of_both_kinds(normed):
     assert not torch.allclose(merged.merged["1.running_mean"], before)
 
 
+def test_statistics_that_help_single_networks_are_a_matter_of_preprocessing(normed):
+    """Inputs of another scale than in training: new statistics mend every network, and no mean may take the credit."""
+    own = find_symmetries(normed.net, digits().example)
+    test, held = digits().scoring, digits().calibration
+    usual, odd = (
+        assess.merging(
+            normed,
+            Halves(
+                "classification",
+                Examples(f(held.inputs), held.targets),
+                Examples(f(test.inputs), test.targets),
+            ),
+            own,
+            assess.align(normed, own),
+        )
+        for f in (lambda x: x, lambda x: 40 * x - 20)
+    )
+    assert not shifted(usual)
+    assert shifted(odd)
+    found = Report(normed, merging=odd)
+    assert found.verdict == OPEN
+    assert found.advice[0].action == "Check preprocessing"
+
+
 def test_the_joint_order_is_that_of_the_library(symmetries):
     models = models_of(*(network(i) for i in range(5)))
     reference = match_many(models.params, symmetries)
@@ -219,7 +245,7 @@ def test_a_star_of_pairs_gives_every_network_the_first_ones_order(symmetries, co
     pairs = torch.tensor([[0, 1], [0, 2], [0, 3], [0, 4]])
     alignment = assess.align(copies, symmetries, pairs, joint=False)
     for i in range(5):
-        moved = alignment.aligned(copies, symmetries, i)
+        moved = alignment.aligned(symmetries, i)
         assert torch.allclose(moved["0.weight"], network(0)["0.weight"])
     assert "each to 0.pt" in alignment.method
     assert alignment.mean_before.over == "4 networks, given the first"

@@ -539,3 +539,30 @@ def test_a_refusal_names_the_layer_and_the_reason(case):
         find_symmetries(net, example)
     assert caught.value.layer == layer
     assert caught.value.reason in str(caught.value)
+
+
+class Casting(nn.Module):
+    """Pictures as they are stored, cast in the forward pass."""
+
+    def __init__(self, cast):
+        super().__init__()
+        self.cast, self.one, self.two, self.head = (
+            cast,
+            nn.Conv2d(3, 6, 3),
+            nn.Conv2d(6, 4, 3),
+            nn.Linear(4, 2),
+        )
+
+    def forward(self, x):
+        x = self.cast(x.permute(0, 3, 1, 2)) / 255
+        return self.head(self.two(self.one(x).relu()).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "cast", [lambda x: x.float(), lambda x: x.to(torch.float32), lambda x: x.type(torch.float)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_a_cast_in_the_forward_pass_is_followed(cast, dtype):
+    found = find_symmetries(Casting(cast), torch.randint(0, 255, (2, 8, 8, 3)).to(dtype))
+    assert [group.size for group in found.permutations] == [6, 4]
+    assert [freedom.size for freedom in found.scales] == [6, 4]

@@ -112,7 +112,7 @@ def test_rows_in_any_memory_step_alike():
 @each_way
 @pytest.mark.parametrize("rate", ["number", "rows"])
 @pytest.mark.parametrize("rows", [1, 3, 7])
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("way", "two_threads")
 def test_blocks_change_nothing(method, by_numpy, rate, rows, monkeypatch):
     w, g = draw("w", N, K), draw("g", N, K)
     eta = 0.3 if rate == "number" else draw("rate", N, 1).abs()
@@ -127,6 +127,7 @@ def test_blocks_change_nothing(method, by_numpy, rate, rows, monkeypatch):
         assert seen[-1] == N - rows * ((N - 1) // rows)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_a_matrix_larger_than_its_cache_is_split_without_being_told(monkeypatch):
     seen = []
     monkeypatch.setattr(steps, "_inner", lambda a, b, real=steps._inner: seen.append(len(a)) or real(a, b))
