@@ -15,7 +15,7 @@ from lib.report.plan import Plan
 from lib.report.structure import Alignment, Mass, Structure
 from lib.report.verdicts import FEW, NO, OPEN, YES, compared, flat, gains, margin, mergeable, within
 
-RELATED = 0.9  # of the mean norm: independent trainings lie about 1.4 apart
+RELATED = 0.7  # of the mean norm: independent trainings lie 1 to 1.4 apart
 NONE = "With fewer than four networks there is no interval over networks."
 
 
@@ -109,7 +109,7 @@ def _(found: Alignment) -> tuple[str, ...]:
     ]
     if before.value < RELATED:
         words.append(
-            f"That is less than {RELATED}: they share a start or a training, so that intervals over networks speak of networks like these "
+            f"That is less than {RELATED}: they seem to share a start or a training, so that intervals over networks speak of networks like these "
             "alone, and not of new trainings."
         )
     if not after.known:

@@ -180,7 +180,7 @@ class Alignment(Finding):
             )
         ]
         return Table(
-            ("pair", "distance as they are", "matched"), rows, "Distances, over the mean norm of the two"
+            ("pair", "in their own orders", "matched"), rows, "Distances, over the mean norm of the two"
         )
 
 
