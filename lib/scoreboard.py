@@ -87,7 +87,10 @@ def verdicts_markdown(root: Path | None = None) -> str:
     text = _in_all(board)
     if not rows:
         return text + "\n"
-    counts = _counts(board, _parts(board))
+    run = [
+        p for p in PROFILES if any(profile == p and result for (_, profile), result in board.results.items())
+    ]
+    counts = _counts(board, _parts(board), run)
     every = Table(("Claim", "Quick", "Full (GPU)"), rows).markdown()
     return f"{text}\n\n{counts}\n\n:::::{{dropdown}} Every claim and its verdict\n{every}\n:::::\n"
 
@@ -134,14 +137,14 @@ def _parts(board: Board) -> dict[str, list[Claim]]:
     return parts | ({OURS: ours} if ours else {})
 
 
-def _counts(board: Board, parts: Mapping[str, list[Claim]]) -> str:
-    """How many claims have which verdict, a column a paper, quick/full in each cell."""
+def _counts(board: Board, parts: Mapping[str, list[Claim]], profiles: Sequence[str] = PROFILES) -> str:
+    """How many claims have which verdict, a column a paper, quick/full (or the profile that there is) in each cell."""
     columns = {
         title if title == OURS else title.replace("Paper ", "P").split(":")[0]: c
         for title, c in parts.items()
     }
     columns["All"] = list(board.claims.values())
-    counts = {title: [board.counts(claims, p) for p in PROFILES] for title, claims in columns.items()}
+    counts = {title: [board.counts(claims, p) for p in profiles] for title, claims in columns.items()}
     rows = [
         (
             f"{SYMBOLS.get(name, '…')} {name}",
@@ -149,7 +152,7 @@ def _counts(board: Board, parts: Mapping[str, list[Claim]]) -> str:
         )
         for name in (*VERDICTS, NOT_MEASURED)
     ]
-    return f"Claims by paper, quick/full:\n\n{Table(('Verdict', *columns), rows).markdown()}"
+    return f"Claims by paper, {'/'.join(profiles)}:\n\n{Table(('Verdict', *columns), rows).markdown()}"
 
 
 def _judged(board: Board, claims: Iterable[Claim], profile: str) -> list[Claim]:
