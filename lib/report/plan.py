@@ -153,9 +153,8 @@ def plan(
 
 def _passes(n: int, pairs: int, inner: int, parted: int, has_norms: bool) -> tuple[int, int]:
     """Examples that go through networks, for each example of both halves, and calls."""
-    lines = (
-        pairs * inner * (3 if has_norms else 1)
-    )  # halves: a recalibration reads the one, a score the other
-    parts = parted * inner * 2
-    merged = 4 if has_norms else 2
-    return n + lines + parts + merged, 2 * n + 2 * pairs * inner * (3 if has_norms else 1) + 4 * parts + 8
+    reads = 3 if has_norms else 1  # in halves: a recalibration reads the one, a score the other
+    lines, parts = pairs * inner * reads, parted * inner * 2
+    merged = 4 + 2 * n if has_norms else 2  # with norms, statistics of every network are read anew, too
+    calls = (4 if has_norms else 2) * n + 2 * lines + 4 * parts + 8
+    return n + lines + parts + merged, calls
