@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
-from torch import Tensor
+from jaxtyping import Float, Int, Int64, Shaped
+from torch import Tensor, nn
 
 from lib.randomness import permutation
 from lib.report.finding import Finding
@@ -27,13 +27,24 @@ class DataProblem(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Examples that are not read yet: ``take(rows)`` gives their inputs (k, ...), ``targets`` (N,) or (N, outputs) all targets."""
+    """Examples that are not read yet: ``take(rows)`` gives their inputs (k, ...), ``targets`` (N,) or (N, outputs) all targets.
+
+    ``tokens``, where the inputs are whole numbers: the same as int64, for a network that looks them up in a table.
+    """
 
     task: str
     targets: Shaped[Tensor, "N ..."] = field(repr=False)
     take: Callable[[Int[np.ndarray, " k"]], Shaped[Tensor, "k ..."]] = field(repr=False)
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    tokens: Callable[[Int[np.ndarray, " k"]], Int64[Tensor, "k ..."]] | None = field(default=None, repr=False)
+
+    def taken_by(self, net: nn.Module) -> Source:
+        """As ``net`` takes its inputs: whole numbers stay whole where it has an embedding."""
+        if self.tokens is None or not any(isinstance(layer, nn.Embedding) for layer in net.modules()):
+            return self
+        notes = ("Inputs are whole numbers, and are looked up in the network's embedding.",)
+        return replace(self, take=self.tokens, notes=notes, tokens=None)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -159,11 +170,13 @@ def _arrays(path: Path, task: str) -> Source:
     if not len(inputs):
         raise DataProblem(f"{path.name} holds no examples at all: give some.")
     inputs, notes = _numbers(inputs, path.name)
+    whole = inputs.dtype.kind in "iu"
     return Source(
         task,
         _targets(targets, task, path.name),
         lambda rows: torch.from_numpy(np.ascontiguousarray(inputs[rows], dtype=np.float32)),
         tuple(notes),
+        tokens=(lambda rows: torch.from_numpy(inputs[rows].astype(np.int64))) if whole else None,
     )
 
 

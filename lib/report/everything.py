@@ -92,6 +92,7 @@ def report(
     """
     problems: dict[str, str] = {}
     n = len(models)
+    source = source.taken_by(models.net) if isinstance(source, Source) else source
     example, problem = _example(models, source, input_shape)
     if problem:
         problems["data"] = problem

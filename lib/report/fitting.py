@@ -32,8 +32,8 @@ def check(net: nn.Module, params: Mapping[str, Tensor], data: Halves) -> int:
             if re.search(r"shape|size|dimension|channels", text)
             else f" ({str(x.dtype)[6:]} numbers, one tensor), and for another reason than their shape"
         )
-        if any(isinstance(layer, nn.Embedding) for layer in net.modules()):
-            way = "; it has an embedding, which takes whole numbers, and the report reads inputs as float32 alone"
+        if x.is_floating_point() and any(isinstance(layer, nn.Embedding) for layer in net.modules()):
+            way = "; it has an embedding, which takes whole numbers: give inputs of an integer type"
         raise DataProblem(
             f"the network refuses inputs of shape {shape}{way}. ({type(error).__name__}: {text:.160})"
         ) from None

@@ -304,3 +304,34 @@ def test_a_merged_file_that_cannot_be_written_costs_no_page(tmp_path, capsys):
     assert main([*asked, "--merged", str(tmp_path)]) == 0
     assert out.is_file()
     assert "No merged network was saved" in capsys.readouterr().out
+
+
+class Reader(nn.Module):
+    """Words by number, their mean, and a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.out = nn.Embedding(30, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.out(self.words(x).mean(1).relu())
+
+
+@pytest.mark.parametrize(("dtype", "read"), [("i4", True), ("f4", False)])
+def test_whole_numbers_stay_whole_for_an_embedding(tmp_path, dtype, read):
+    torch.manual_seed(0)
+    models = models_of(*(params_of(Reader()) for _ in range(3)), net=Reader())
+    draws = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "data.npz",
+        inputs=draws.integers(0, 30, (80, 7)).astype(dtype),
+        targets=draws.integers(0, 3, 80),
+    )
+    found = everything.report(models, data_source.read(tmp_path / "data.npz"))
+    assert (found.ensemble is not None) is read
+    if read:
+        assert any("looked up" in note for note in found.halves.notes)
+        put = outputs.outputs(models.net, params_of(models.net), found.halves.scoring.inputs)
+        assert put.shape == (40, 3)
+    else:
+        assert "give inputs of an integer type" in found.problems["data"]
