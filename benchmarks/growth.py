@@ -34,7 +34,7 @@ TARGET, KEPT = ROOT / "data" / "growth.toml", BUILD / "growth.json"
 ROUNDS, LEAST = 3, 0.05  # rounds, and the seconds that one of them lasts at least
 SEED = 991
 HEAD = """\
-# Written by `python -m benchmarks.growth`, read by lib/costs.py. Do not edit: measure again.
+# Written by `python -m benchmarks.growth`, read by lib/cost_series.py. Do not edit: measure again.
 # seconds, cpu: wall and processor seconds of one piece of work, a list a size, a number a round. base, peak: bytes that its
 # process held before, and at most during the work (0: this system does not say). others: cores that other programs used meanwhile (-1).
 """

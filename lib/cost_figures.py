@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.costs import Growth, Series
+from lib.cost_series import Growth, Series
 from lib.drawing import logarithmic, said
 from lib.plots import COLOURS, INK, Shown, figure, show
 

@@ -15,9 +15,11 @@ import torch
 
 from benchmarks import growth as measuring
 from lib import costs, results
-from lib.costs import CostsError, law, read, short
+from lib.cost_series import CostsError, read
+from lib.costs import short
 from lib.device import one_thread
 from lib.ledger import CHAPTERS
+from lib.power_law import LEAST, law
 
 SIZES = (8, 32, 128, 512, 1_024, 2_048)
 
@@ -307,7 +309,7 @@ def test_every_series_has_sizes_that_can_be_fitted_and_an_owner_that_exists():
     assert len(set(names)) == len(names)
     assert sorted(chapter for one in measuring.SERIES for chapter in one.chapters) == sorted(CHAPTERS)
     for one in measuring.SERIES:
-        assert len(one.sizes) >= costs.LEAST
+        assert len(one.sizes) >= LEAST
         assert list(one.sizes) == sorted(set(one.sizes))
         assert one.splits == one.how.startswith("yes")
 
