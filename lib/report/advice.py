@@ -23,6 +23,7 @@ from lib.report.verdicts import (
     NO,
     YES,
     compared,
+    doubtful,
     flat,
     gains,
     guesses,
@@ -72,10 +73,10 @@ def advise(
     if problems and "data" in problems:
         action = "Give data" if problems["data"].startswith("no data") else "Mend the data"
         found.append(Advice(action, f"no score could be measured: {problems['data']}"))
-    knows = ensemble is None or not guesses(ensemble)
-    if merging is not None and knows:
+    sound = not doubtful(merging, ensemble)
+    if merging is not None and sound:
         found += _of_merging(merging, barriers)
-    if ensemble is not None and knows:
+    if ensemble is not None and sound:
         found += _of_ensemble(ensemble, merging)
     if mass is not None and mass.kinds and mass.mean_excess.value > IMBALANCE:
         found.append(

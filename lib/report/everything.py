@@ -15,7 +15,7 @@ from lib.report.checkpoints import Models
 from lib.report.data_source import DataProblem, Halves, Source
 from lib.report.plan import Plan, matching, plan
 from lib.report.sentences import say
-from lib.report.verdicts import OPEN, guesses, mergeable, shifted, spoilt
+from lib.report.verdicts import OPEN, doubtful, mergeable
 from lib.symmetry import Symmetries, UnattainedInfimum
 
 T = TypeVar("T")
@@ -65,8 +65,12 @@ class Report:
         networks means nothing, since they (or some of them) are no better than a constant answer."""
         if self.merging is None:
             return ""
-        doubtful = self.ensemble is not None and (guesses(self.ensemble) or spoilt(self.ensemble))
-        return OPEN if doubtful or shifted(self.merging) else mergeable(self.merging)
+        return OPEN if doubtful(self.merging, self.ensemble) else mergeable(self.merging)
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """What is said of a part that was measured; merging begins with the report's own verdict."""
+        said = say(getattr(self, name))
+        return (self.headline, *said[1:]) if name == "merging" else said
 
     @property
     def headline(self) -> str:

@@ -119,7 +119,7 @@ def _content(name: str, found: Report) -> Iterator[str]:
     }[name]
     for thing in things:
         if thing is not None:
-            yield _words(say(thing))
+            yield _words(found.words(name) if thing is found.merging else say(thing))
             yield from _shown(thing)
     if name == "barriers" and "activations" in found.problems:
         yield f"<p>Not matched by activations: {escape(found.problems['activations'])}</p>"

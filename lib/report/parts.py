@@ -7,7 +7,6 @@ from lib.report import data_source
 from lib.report.data_source import DataProblem, Source
 from lib.report.everything import Report
 from lib.report.figures import draw
-from lib.report.sentences import say
 from lib.say import Prose
 from lib.table import Table, markdown
 
@@ -28,7 +27,7 @@ def words(found: Report, name: str) -> Prose:
     if part is None:
         why = found.why_not(name) or found.problems.get("data") or "it needs what was not measured above."
         return Prose(f"*Not measured*: {markdown(why)}")
-    return Prose("\n".join(f"- {markdown(sentence)}" for sentence in say(part)))
+    return Prose("\n".join(f"- {markdown(sentence)}" for sentence in found.words(name)))
 
 
 def table(found: Report, name: str) -> Table | None:

@@ -32,6 +32,13 @@ def shifted(found: Merging) -> bool:
     return stale - anew > (COLLAPSE if found.task == "classification" else COLLAPSE * stale)
 
 
+def doubtful(merging: Merging | None, ensemble: Ensemble | None) -> bool:
+    """Whether nothing follows from a comparison with single networks, because of what they, or the examples, are."""
+    return (ensemble is not None and (guesses(ensemble) or bool(spoilt(ensemble)))) or (
+        merging is not None and shifted(merging)
+    )
+
+
 def within(gap: Interval, margin: float) -> str:
     """YES where the whole interval lies at or below the margin, NO where it lies above, OPEN where it straddles it."""
     if not gap.known:

@@ -18,6 +18,7 @@ from lib.report.ensemble import ENSEMBLE, SINGLE
 from lib.report.everything import Report
 from lib.report.intervals import Interval, difference, over_pairs, share
 from lib.report.merging import BEST, MEAN, MERGED
+from lib.report.page import page
 from lib.report.verdicts import NO, OPEN, YES, mergeable, shifted, within
 from lib.symmetry import find_symmetries, permute, random_log_scales, random_permutations, rescale
 
@@ -231,7 +232,11 @@ def test_statistics_that_help_single_networks_are_a_matter_of_preprocessing(norm
     assert shifted(odd)
     found = Report(normed, merging=odd)
     assert found.verdict == OPEN
-    assert found.advice[0].action == "Check preprocessing"
+    actions = [step.action for step in found.advice]
+    assert actions[0] == "Check preprocessing"
+    assert not {"Merge after alignment", "Average them as they are"} & set(actions)
+    assert "unresolved" in found.words("merging")[0]
+    assert "can be merged:" not in page(found)
 
 
 def test_the_joint_order_is_that_of_the_library(symmetries):
